@@ -274,13 +274,27 @@ class Unlock(Op[None], frozen=True):
     lock: LockKind
 
 
+class FileAsSeen(Struct, frozen=True):
+    """A file as it was read last.  ``identity``: device and inode; None: there was none."""
+
+    path: str
+    identity: tuple[int, int] | None
+    size: int
+
+    def is_like(self, status: os.stat_result | None) -> bool:
+        """Whether a file with these attributes (None: no file) is as it was."""
+        if status is None or self.identity is None:
+            return status is None and self.identity is None
+        return (status.st_dev, status.st_ino) == self.identity and status.st_size == self.size
+
+
 class AppendLocked(Op[Appended | None], frozen=True):
     """Lock an open file, append to it if it ends at ``end`` and ``path`` is still its name, and unlock it.
 
-    None: a condition is not met, or another process has the lock; nothing was written.  A write that fails in
-    the middle is cut off again.  Once all is written, ``note`` is appended to the open file ``note_fd``; an
-    error of that is part of an answer with all bytes of ``data``.  Only drivers with a lane know this
-    operation.
+    ``if_seen``: and only if this other file has not changed.  None: a condition is not met, or another
+    process has the lock; nothing was written.  A write that fails in the middle is cut off again.  Once all
+    is written, ``note`` is appended to the open file ``note_fd``; an error of that is part of an answer with
+    all bytes of ``data``.  Only drivers with a lane know this operation.
     """
 
     kind: ClassVar[str] = "append_locked"
@@ -292,6 +306,7 @@ class AppendLocked(Op[Appended | None], frozen=True):
     lock: LockKind
     note_fd: int
     note: bytes
+    if_seen: FileAsSeen | None = None
 
 
 class SyncAll(Op[None], frozen=True):

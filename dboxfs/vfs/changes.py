@@ -30,7 +30,7 @@ from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.stored_once import Arrived, StoredOnce
 from dboxfs.store.write import BodySource, Copied, NewMessage, Source, StoreWriter, Superseded, Wanted
-from dboxfs.store.write.meaning import as_seen
+from dboxfs.store.write.meaning import as_seen, called
 from dboxfs.vfs.editor_saves import EditorSaves
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
@@ -52,8 +52,7 @@ and again."""
 MOST_LOGGED = 100
 """How many messages that can't keep the guid that they bring are logged."""
 
-_FIRST_DELAY = 0.001
-_LONGEST_DELAY = 0.05
+_FIRST_DELAY, _LONGEST_DELAY = 0.001, 0.05
 
 
 def mailbox_of(folder: Folder) -> Mailbox:
@@ -96,12 +95,8 @@ class MessageChanges:
         self._store = store
         self._writer = writer
         self._once = StoredOnce(store, writer)
-        self._inodes = inodes
-        self._forwarding = forwarding
-        self._locks = locks
-        self._names = reader.names
-        self._reader = reader
-        self._files = files
+        self._inodes, self._forwarding, self._locks = inodes, forwarding, locks
+        self._names, self._reader, self._files = reader.names, reader, files
         self._editor_saves = EditorSaves()
         self._filled: set[bytes] = set()
         self._reguided = 0
@@ -325,28 +320,29 @@ class MessageChanges:
 
     # -- names ---------------------------------------------------------------------------------
 
-    async def rename(self, folder: Folder, uid: int, name: bytes, *, over: int | None) -> None:
+    async def rename(self, folder: Folder, uid: int, old: bytes, name: bytes, *, over: int | None) -> None:
         """Give a message another name in its mailbox; *over*: the message with that name, which it replaces.
 
-        :raises Superseded: another message has the name by now; nothing was changed.
+        :param old: its name so far.
+        :raises Superseded: another message has *name*, or this one another name, by now; nothing was changed.
         :raises NoSuchMessage: *uid* is gone.
         """
         self._editor_saves.put_aside(folder.name, self._names.name(folder, uid), name, uid)
         if over is None:
             if self._editor_saves.is_new(folder.name, uid):
                 await self._take_over(folder, uid, name)
-            with as_seen(folder):
+            with as_seen(folder), called(folder, uid, old):
                 async with self._writer.held(folder.name) as there:
                     await self._files.rename(folder, uid, name, there)
             return
         async with self._locks.of(folder, name):
-            await self._rename_over(folder, uid, name, over)
+            await self._rename_over(folder, uid, old, name, over)
 
-    async def _rename_over(self, folder: Folder, uid: int, name: bytes, over: int) -> None:
+    async def _rename_over(self, folder: Folder, uid: int, old: bytes, name: bytes, over: int) -> None:
         named = Wanted(name, over, uid)
         try:
             # The name is written first: after a crash at any point it stands for one message or the other.
-            with as_seen(folder):
+            with as_seen(folder), called(folder, uid, old):
                 await self._writer.take_place(folder.name, uid, over, named=named)
         except Superseded:
             raise
@@ -381,16 +377,19 @@ class MessageChanges:
 
     # -- moves, copies, flags ------------------------------------------------------------------
 
-    async def move(self, source: Folder, uid: int, target: Folder, name: bytes, *, over: int | None) -> int:
+    async def move(
+        self, source: Folder, uid: int, old: bytes, target: Folder, name: bytes, *, over: int | None
+    ) -> int:
         """Move a message to another mailbox; *over*: the message that it replaces there; gives its uid there.
 
-        :raises Superseded: another message has the name by now; nothing was changed.
+        :param old: its name so far.
+        :raises Superseded: another message has *name*, or this one another name, by now; nothing was changed.
         :raises NoSuchMessage: *uid* is gone.
         """
         named, before = Wanted(name, over), mailbox_of(source).guid
         guid, seen = mailbox_of(target).guid, as_seen(source, target)
         async with self._locks.of(target, name), self._announced(target, named):
-            with seen:
+            with seen, called(source, uid, old):
                 copied = await self._writer.move(source.name, [uid], target.name, replaces=over, named=named)
             new = copied.uids[0]
             home = await self.home(target, guid)

@@ -93,15 +93,19 @@ class Committer:
     async def _commit(self, draft: Draft) -> None:
         self._go_home(draft)
 
-        async def once() -> int:
+        async def once() -> int | None:
             async with self._locks.of(draft.folder, draft.name):
                 await draft.renew()
                 old = await self._find_old(draft)
+                if draft.is_removed:  # by an unlink that came meanwhile
+                    return None
                 name = None if old is None and self._is_taken(draft) else draft.name
                 self._check_home(draft)
                 return await self.save(draft, draft.folder, name, replaces=old)
 
         uid = await self._changes.again(lambda: draft.folder, once)
+        if uid is None:
+            return
         guid = draft.standing.guid
         draft.committed(uid)
         home = await self._changes.home(draft.folder, guid)

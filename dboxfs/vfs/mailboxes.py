@@ -12,7 +12,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from dboxfs.errors import DboxfsError
+from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.of_mailbox import decode, encode
 from dboxfs.store.write import MailboxExists, StoreWriter
@@ -94,8 +94,8 @@ class Mailboxes:
         if self._names.resolve(parent, name) is not None:
             raise Refused(errno.EEXIST)
         try:
-            await self._writer.create_mailbox(storage)
-        except OSError:
+            await self._writer.create_mailbox(storage, parents=False)
+        except (OSError, NoSuchMailbox):
             await self._store.refresh_tree()  # the store may have seen it before the writer took it back
             raise
         return await self._made(parent, storage)
@@ -170,7 +170,7 @@ class Mailboxes:
         before = {was: self._inodes.of(some) for was, some in self._below(old)}
         with self._takes_away(folder):
             try:
-                await self._writer.rename_mailbox(old, new)
+                await self._writer.rename_mailbox(old, new, parents=False)
             finally:
                 await self._store.refresh_tree()
         for was in self._drafts.folders() | (self._staging.brought if self._staging is not None else set()):

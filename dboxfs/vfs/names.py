@@ -53,6 +53,14 @@ class Names:
         if self._reader is not None:
             await self._reader.catch_up(folder)
 
+    async def be_sure(self, folder: Folder) -> None:
+        """Read the names of a mailbox again: another mount has changed it since.
+
+        :raises OSError: they can't be read.
+        """
+        if self._reader is not None:
+            await self._reader.be_sure(folder)
+
     def resolve(self, folder: Folder, name: bytes) -> int | None:
         """The uid of the message called *name*; None: there is none."""
         uid = self.written.resolve(folder, name)

@@ -119,13 +119,14 @@ class Opening:
         if node.is_control or node.inode == ROOT:
             raise Refused(errno.EACCES)
         now, body, _ = await self._forwarding.use(node.inode, Reader.body)
-        if self._staging is not None:
-            try:
-                self._staging.may_replace(now.directory(), now.uid)
-            except Refused:
-                body.close()
-                raise
-        folder, base = now.directory(), None if flags & os.O_TRUNC else body
+        try:
+            folder = self._inodes.node(now.inode).directory()  # it may have been renamed meanwhile
+            if self._staging is not None:
+                self._staging.may_replace(folder, now.uid)
+        except Refused:
+            body.close()
+            raise
+        base = None if flags & os.O_TRUNC else body
         if self._drafts.emptied.take(inode, pid) or base is None:
             base = None
             body.close()

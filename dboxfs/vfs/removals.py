@@ -27,6 +27,7 @@ import trio
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.store import Folder, Store
 from dboxfs.store.write import StoreWriter, meaning
+from dboxfs.store.write.meaning import called
 from dboxfs.vfs.host import Spawn
 from dboxfs.vfs.names import Names
 
@@ -94,9 +95,11 @@ class Removals:
         self._batches: dict[str, _Batch] = {}
         self._keeping = trio.Lock()
 
-    async def remove(self, folder: Folder, uid: int) -> bool:
-        """Remove a message; False: another process has done it, and the mailbox was read again.
+    async def remove(self, folder: Folder, uid: int, name: bytes) -> bool:
+        """Remove the message *uid*, called *name*; False: another process has done it, and the mailbox was
+        read again.
 
+        :raises Superseded: another mount has given the message another name; it is not removed.
         :raises Exception: it is not removed.
         """
         batch = self._batches.setdefault(folder.name, _Batch())
@@ -106,7 +109,7 @@ class Removals:
         batch.next_uid = next_uid
         self._names.hide(folder, uid)  # the kernel knows of this removal and need not be told
         try:
-            was_there = await self._remove(folder, batch, uid)
+            was_there = await self._remove(folder, batch, uid, name)
         except BaseException:
             self._names.show(folder, [uid])
             raise
@@ -118,9 +121,9 @@ class Removals:
             self._spawn(partial(self._later, folder))
         return was_there
 
-    async def _remove(self, folder: Folder, batch: _Batch, uid: int) -> bool:
+    async def _remove(self, folder: Folder, batch: _Batch, uid: int, name: bytes) -> bool:
         first, guid = batch.row <= ONE_BY_ONE, _guid_of(folder)
-        with meaning((folder.name, guid)):
+        with meaning((folder.name, guid)), called(folder, uid, name):
             if first:
                 was_there = uid in await self._writer.expunge(folder.name, [uid])
             else:

@@ -152,12 +152,12 @@ class RenameRequest:
         over = over if over != uid or source is not target else None
         if self._staging is not None and over is not None:
             self._staging.may_replace(target, over)
-        followers = self._drafts.of_message(source, uid)
+        followers, called = self._drafts.of_message(source, uid), self._names.name(source, uid)
         if source is target:
-            await self._changes.rename(source, uid, new, over=over)
+            await self._changes.rename(source, uid, called, new, over=over)
             now = uid
         else:
-            now = await self._changes.move(source, uid, target, new, over=over)
+            now = await self._changes.move(source, uid, called, target, new, over=over)
         if not self._drafts.give_name(target, new, over) and over is not None:
             self._forwarding.became(self._inodes.message(target, over).inode, target, now)
         for draft in followers:  # a process that is writing the message goes on writing it

@@ -387,7 +387,7 @@ class Staging:
         if uid is None or not await is_back_already(mailbox_of(folder), uid, draft, convert=convert):
             return False
         if self._changes.has_no_name(folder, uid) and self._changes.is_free(folder, draft.name):
-            await self._changes.rename(folder, uid, draft.name, over=None)
+            await self._changes.rename(folder, uid, b"%d.eml" % uid, draft.name, over=None)
         self._report.there += 1
         self._came.setdefault(mailbox_of(folder).guid or b"", array("I")).append(uid)
         taken = held.take(draft.inode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from dboxfs.store.write import Superseded
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.folders import Folders
@@ -57,15 +58,18 @@ class UnlinkRequest:
         for writer in writers:
             writer.removed()
         try:
-            was_there = await self._removals.remove(folder, uid)
-        except BaseException:
+            was_there = await self._removals.remove(folder, uid, name)
+        except BaseException as exc:
             for writer in writers:
                 writer.kept()
-            raise
+            if not isinstance(exc, Superseded):
+                raise
+            await self.unlink(parent, name, pid)  # the name stands for another message by now, or for none
+            return
         for writer in writers:  # from now on the inode stands for the draft alone
             self._drafts.discard(writer)
             writer.expunged()
         if not was_there:  # another process has replaced the message, or removed it, before this request
-            await self._names.know(folder)
+            await self._names.be_sure(folder)
             if self._names.resolve(folder, name) not in (None, uid):
                 await self.unlink(parent, name, pid)

@@ -168,6 +168,15 @@ def test_what_makes_no_sense_is_not_cached() -> None:
     assert CacheFile(data[:-4]).lookup(newer_at) == {}
 
 
+def test_a_number_that_only_an_older_record_of_a_message_has_is_found_for_many_messages() -> None:
+    data, older_at, newer_at = cache_file()
+    last_at = len(data)
+    data += record(newer_at, (2, b"newest"))
+    cache, offsets = CacheFile(data), [last_at, older_at, 0, newer_at]
+    assert [cache.lookup(offset).get("date.received") for offset in offsets] == [1000, 1000, None, 1000]
+    assert cache.numbers(np.array(offsets, np.uint32), "date.received").tolist() == [1000, 1000, -1, 1000]
+
+
 @given(st.data())
 def test_one_number_of_many_messages_is_the_one_that_each_message_has(data: st.DataObject) -> None:
     """Also in a file that was damaged anywhere behind its header."""

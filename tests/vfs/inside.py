@@ -401,11 +401,13 @@ async def mounted(
     restore: bool = False,
     kernel: Callable[[Kernel], Kernel] = lambda told: told,
     layout: TreeLayout = TreeLayout.FS,
+    shared: bool = False,
 ) -> AsyncIterator[Mounted]:
     """A new store in memory, or the one that *driver* has, mounted with ``rw``.
 
     :param faults: makes the driver of the mount of the one that has the store.
     :param kernel: stands between the file system and what the kernel is told.
+    :param shared: the writer shares the state of the indexes with the readers, as in a mount.
     """
     if driver is None:
         memory = MemoryDriver()
@@ -426,7 +428,8 @@ async def mounted(
         await names.load()
         host = Host(nursery.start_soon, kernel(told), requests)
         reading = ReadOnlyVfs(store, ViewOptions(writable=True), host, names)
-        writer = StoreWriter(fs, location, store.owner, options)
+        views = store if shared else None
+        writer = StoreWriter(fs, location, store.owner, options, views=views)
         vfs = WritableVfs(reading, writer, names, restore=restore)
         await vfs.begin()
         assert vfs.follower is not None

@@ -1,9 +1,12 @@
 """Two operations on one store, of which the second comes at a chosen step of the first.
 
 An operation is a list of system calls of one program (:class:`Operation`).  :func:`in_turn` makes two of them
-one call after the other, in every order in which the calls may come: each gives an :class:`Outcome`.
+one call after the other, in an order in which the calls may come: that gives an :class:`Outcome`.
 :func:`amid` stops the driver of the first program at its nth file operation, and lets the second one run
 until it ends, or waits for the first.  What comes out then has to be what some order of whole calls gives.
+
+The two programs use one mount of the store, or each a mount of its own (:class:`Stage`).  Of two mounts, each
+hears of what the other has done before a call of :func:`in_turn`, and of nothing during :func:`amid`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
@@ -157,9 +160,54 @@ class Outcome(Struct, frozen=True):
     left: tuple[str, ...]
 
 
-async def outcome(m: Mounted, first: Process, second: Process) -> Outcome:
-    """The outcome, as the mount *m* shows it; the store has the same messages."""
+class Stage(Struct, frozen=True):
+    """Where two programs work.
+
+    :ivar first, second: the mounts that they use: one, or two of the same store.
+    :ivar driver: that of the first one.
+    """
+
+    first: Mounted
+    second: Mounted
+    driver: Stopping
+
+    async def hear(self) -> None:
+        """Have each of two mounts hear of what the other has done, as inotify tells a mount."""
+        if self.first is not self.second:
+            for m in (self.first, self.second):
+                await hear(m)
+
+
+async def hear(m: Mounted) -> None:
+    """Have a mount read everything that has changed."""
     await m.store.refresh_tree()
+    for folder in list(m.store.folders.values()):
+        await m.store.refresh_mailbox(folder)
+        await m.name_reader.look(folder)
+
+
+async def outcome(stage: Stage, first: Process, second: Process) -> Outcome:
+    """The outcome, as each mount shows it; the store has the same messages."""
+    await stage.hear()
+    messages = await _shown(stage.first)
+    if stage.second is not stage.first:
+        assert await _shown(stage.second) == messages, "the mounts show different things"
+    m = stage.first
+    assert sorted((where, text) for where, _, text, _ in messages) == await _stored(m)
+    left = [os.path.basename(path) for path in m.files() if _LEFT.search(path)]
+    for mount in {id(m): m, id(stage.second): stage.second}.values():
+        left += ["an error"] * mount.vfs.writer.stats()["lost_errors"]
+    return Outcome(
+        tuple(first.errors),
+        tuple(second.errors),
+        tuple(messages),
+        tuple(sorted(m.store.folders)),
+        tuple(left),
+    )
+
+
+async def _shown(m: Mounted) -> list[tuple[str, str, str, str]]:
+    """Mailbox, name, text and marks of every message, as a mount shows them."""
     program, messages = m.program(), []
     for name, folder in sorted(m.store.folders.items()):
         if folder.mailbox is None:
@@ -169,16 +217,7 @@ async def outcome(m: Mounted, first: Process, second: Process) -> Outcome:
             received = (await program.stat(f"{name}/{shown}")).modified_ns // NS
             dated = str(received) if received < _NOW else "now"
             messages.append((name, shown, text.decode(), " ".join([*marks, dated])))
-    assert sorted((where, text) for where, _, text, _ in messages) == await _stored(m)
-    left = [os.path.basename(path) for path in m.files() if _LEFT.search(path)]
-    left += ["an error"] * m.vfs.writer.stats()["lost_errors"]
-    return Outcome(
-        tuple(first.errors),
-        tuple(second.errors),
-        tuple(messages),
-        tuple(sorted(m.store.folders)),
-        tuple(left),
-    )
+    return messages
 
 
 async def _stored(m: Mounted) -> list[tuple[str, str]]:
@@ -195,23 +234,33 @@ async def _stored(m: Mounted) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-Made = Callable[[], AbstractAsyncContextManager[tuple[Mounted, Stopping]]]
-"""Mounts a store, with a driver that can be stopped."""
+Made = Callable[[], AbstractAsyncContextManager[Stage]]
+"""Mounts a store, once or twice, with a driver that can be stopped."""
 
 
-async def in_turn(make: Made, first: Operation, second: Operation) -> list[Outcome]:
-    """What each order of their calls gives."""
-    found = []
-    for order in _orders(len(first.calls), len(second.calls)):
-        async with make() as (m, _):
-            one, two = Process(m), Process(m)
-            calls = {0: iter(first.calls), 1: iter(second.calls)}
-            for turn in order:
-                call, process = next(calls[turn], None), (one, two)[turn]
-                if call is not None and not await process.make(call):
-                    calls[turn] = iter(())
-            found.append(await outcome(m, one, two))
-    return found
+def orders(first: Operation, second: Operation) -> list[tuple[int, ...]]:
+    """The orders in which the calls of two operations may come: 0 for one of the first, 1 of the second.
+
+    Those in which one operation comes as a whole are the first ones.
+    """
+    ones, twos = len(first.calls), len(second.calls)
+    whole = [(0,) * ones + (1,) * twos, (1,) * twos + (0,) * ones]
+    return whole + [order for order in _orders(ones, twos) if order not in whole]
+
+
+async def in_turn(make: Made, first: Operation, second: Operation, order: Sequence[int]) -> Outcome:
+    """What one order of their calls gives."""
+    async with make() as stage:
+        processes = Process(stage.first), Process(stage.second)
+        calls = [iter(first.calls), iter(second.calls)]
+        for turn in order:
+            call = next(calls[turn], None)
+            if call is None:
+                continue
+            await stage.hear()
+            if not await processes[turn].make(call):
+                calls[turn] = iter(())
+        return await outcome(stage, *processes)
 
 
 def _orders(first: int, second: int) -> Iterator[tuple[int, ...]]:
@@ -221,8 +270,8 @@ def _orders(first: int, second: int) -> Iterator[tuple[int, ...]]:
 
 async def amid(make: Made, first: Operation, second: Operation, nth: int) -> tuple[Outcome, int]:
     """The outcome if the second operation comes at the *nth* step of the first; and how many steps it has."""
-    async with make() as (m, driver):
-        one, two = Process(m), Process(m)
+    async with make() as stage:
+        one, two, driver = Process(stage.first), Process(stage.second), stage.driver
         ended = trio.Event()
 
         async def run_first() -> None:
@@ -246,7 +295,7 @@ async def amid(make: Made, first: Operation, second: Operation, nth: int) -> tup
                 await second_ended.wait()
             driver.go_on()
             await ended.wait()
-        return await outcome(m, one, two), steps
+        return await outcome(stage, one, two), steps
 
 
 async def _run(process: Process, operation: Operation) -> None:

@@ -58,6 +58,10 @@ class Daemon:
     def folder(self, name: str = "INBOX") -> Folder:
         return self.store.folders[name]
 
+    async def remove(self, uid: int, name: str = "INBOX") -> None:
+        """Remove a message that has no other name than ``<uid>.eml``."""
+        await self.removals.remove(self.folder(name), uid, b"%d.eml" % uid)
+
 
 @asynccontextmanager
 async def daemon(
@@ -99,7 +103,7 @@ async def test_an_answered_removal_survives_the_death_of_the_daemon(
     location = await made(tmp_path, kind)  # the clock stands still: all removals are one row
     async with daemon(location, WriteOptions(neighbour, fsync)) as dying:
         for uid in range(1, MANY):
-            await dying.removals.remove(dying.folder(), uid)
+            await dying.remove(uid)
             assert await shown(location) == list(range(uid + 1, MANY + 1))
         assert dying.put_off  # and never done
     async with FileSystem(ThreadsDriver()) as fs:
@@ -122,10 +126,10 @@ async def test_many_writers_of_one_log_lose_no_removal(
     options = WriteOptions(neighbour, Fsync.NEVER, lock_method=method)
     async with daemon(location, options) as one, daemon(location, options) as two:
         for uid in range(1, MANY, 4):
-            await one.removals.remove(one.folder(), uid)
+            await one.remove(uid)
             await two.writer.set_flags("INBOX", [MANY], add=uid % 2 + 1)
-            await two.removals.remove(two.folder(), uid + 1)
-            await one.removals.remove(one.folder(), uid + 2)
+            await two.remove(uid + 1)
+            await one.remove(uid + 2)
         left = [uid for uid in range(1, MANY + 1) if uid % 4 == 0]
         assert await shown(location) == left
         for each in (one, two):
@@ -147,14 +151,14 @@ async def test_a_removal_that_could_not_be_written_is_reported_by_its_own_unlink
     driver = FaultsDriver(ThreadsDriver(1), depth=1)
     async with daemon(location, WriteOptions(neighbour), driver) as full:
         for uid in range(1, 2 * ONE_BY_ONE):
-            await full.removals.remove(full.folder(), uid)
+            await full.remove(uid)
         driver.replan([Fault("append", 1, short=7, error=errno.ENOSPC)])
         with pytest.raises(OSError, match="space"):
-            await full.removals.remove(full.folder(), 20)
+            await full.remove(20)
         driver.replan([])
         assert await shown(location) == list(range(2 * ONE_BY_ONE, MANY + 1))
         assert 20 not in full.names.hidden(full.folder())
-        await full.removals.remove(full.folder(), 20)
+        await full.remove(20)
         await full.removals.finish(full.folder())
     assert await shown(location) == [n for n in range(2 * ONE_BY_ONE, MANY + 1) if n != 20]
 
@@ -168,7 +172,7 @@ async def test_removals_between_saves_are_no_row_and_each_is_carried_out_before_
         for uid in range(1, MANY):
             await ours.writer.save("INBOX", [NewMessage(body(uid))])
             await ours.store.refresh_mailbox(ours.folder())
-            await ours.removals.remove(ours.folder(), uid)
+            await ours.remove(uid)
             box = ours.folder().mailbox
             assert box is not None
             assert box.state is not None
@@ -183,7 +187,7 @@ async def test_a_mailbox_that_fails_keeps_no_other_from_being_finished(tmp_path:
     async with daemon(location, options) as ours, daemon(location, options) as other:
         for name in ("INBOX", "Work"):
             for uid in range(1, MANY):
-                await ours.removals.remove(ours.folder(name), uid)
+                await ours.remove(uid, name)
         async with other.writer.held("INBOX"):
             with pytest.raises(StoreBusy):
                 await ours.removals.finish_all()
@@ -204,7 +208,7 @@ async def test_what_is_put_off_ends_by_itself_and_the_store_is_followed_again(
     options = WriteOptions(Neighbour.ALONE, Fsync.NEVER)
     async with daemon(location, options) as ours:
         for uid in range(1, MANY):
-            await ours.removals.remove(ours.folder(), uid)
+            await ours.remove(uid)
         assert len(ours.put_off) == 1
         await ours.put_off.pop()()
         assert not ours.names.hidden(ours.folder())
@@ -213,7 +217,7 @@ async def test_what_is_put_off_ends_by_itself_and_the_store_is_followed_again(
         assert box.state is not None
         assert box.state.uids.tolist() == [MANY]
         assert not ours.store.held
-        await ours.removals.remove(ours.folder(), MANY)
+        await ours.remove(MANY)
         await ours.removals.finish(ours.folder())
     assert await shown(location) == []
 
@@ -229,7 +233,7 @@ async def test_a_removal_that_a_rebuild_of_dovecots_forgot_is_asked_for_again(
         account.save(body(n))
     location = Location(Kind(driver), str(account.root))
     async with daemon(location, WriteOptions()) as ours:
-        await ours.removals.remove(ours.folder(), 2)
+        await ours.remove(2)
         await trio.to_thread.run_sync(partial(account.force_resync))
         await ours.removals.finish(ours.folder())
         assert not ours.names.hidden(ours.folder())
@@ -354,7 +358,7 @@ async def test_a_row_of_removals_is_executed_when_it_has_ended_whatever_dovecot_
     account, location = of_dovecot(dovecot, driver)
     async with daemon(location, WriteOptions()) as ours:
         for uid in (2, 4):
-            await ours.removals.remove(ours.folder(), uid)
+            await ours.remove(uid)
         await ours.put_off.pop()()
         assert len(notes(location)) == 1
         account.force_resync()  # the mount does not notice it
@@ -373,7 +377,7 @@ async def test_the_end_of_the_mount_executes_what_is_put_off(
     location = await made(tmp_path, kind)
     async with daemon(location, WriteOptions()) as ours:
         for uid in range(1, MANY):
-            await ours.removals.remove(ours.folder("Work"), uid)
+            await ours.remove(uid, "Work")
         if not renamed:
             await ours.removals.finish(ours.folder("Work"))
             assert len(notes(location)) == 1
@@ -448,7 +452,7 @@ async def test_the_notes_of_a_deleted_mailbox_go_with_it(tmp_path: Path, kind: K
     location = await made(tmp_path, kind)
     async with daemon(location, WriteOptions()) as ours:
         for uid in range(1, MANY + 1):
-            await ours.removals.remove(ours.folder("Work"), uid)
+            await ours.remove(uid, "Work")
         await ours.removals.finish(ours.folder("Work"))
         assert len(notes(location)) == 1
         await ours.writer.delete_mailbox("Work", only_empty=True)
@@ -463,7 +467,7 @@ async def test_what_can_not_be_executed_now_stays_noted_and_is_executed_later(
     options = WriteOptions(lock_timeout=0.1)
     async with daemon(location, options) as ours, daemon(location, options) as other:
         for uid in range(1, MANY):
-            await ours.removals.remove(ours.folder(), uid)
+            await ours.remove(uid)
         await ours.removals.finish(ours.folder())
         async with other.writer.held("INBOX"):
             await ours.removals.finish_all()

@@ -344,14 +344,14 @@ def _append_locked(op: ops.AppendLocked) -> Appended | None:
 
 def _append_at(op: ops.AppendLocked) -> Appended | None:
     try:
-        now = os.lstat(op.path)
+        now, seen = os.lstat(op.path), op.if_seen
         if (now.st_dev, now.st_ino) != op.identity or now.st_size != op.end:
             return None
+        if seen is not None and not seen.is_like(os.lstat(seen.path) if os.path.lexists(seen.path) else None):
+            return None
         written, error = os.write(op.fd, op.data), None
-    except FileNotFoundError:
-        return None
     except OSError as exc:
-        return Appended(0, exc)
+        return None if isinstance(exc, FileNotFoundError) else Appended(0, exc)
     if written < len(op.data):
         rest = _append(ops.Append(op.fd, (op.data[written:],)))
         written, error = written + rest.written, rest.error

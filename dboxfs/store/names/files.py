@@ -48,7 +48,7 @@ from msgspec import Struct
 from dboxfs.errors import DboxfsError, NoSuchMessage
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
-from dboxfs.fsapi.ops import LockKind, OpenedFile, OpenShared, TryLock
+from dboxfs.fsapi.ops import FileAsSeen, LockKind, OpenedFile, OpenShared, TryLock
 from dboxfs.store import Folder, Mailbox
 from dboxfs.store.disk import AppendFile, Disk, check_appended
 from dboxfs.store.indexes.locks import lock_log, unlock_log
@@ -195,11 +195,34 @@ class NameFiles:
     def _token(self) -> str:
         return self._reader.writers.token
 
-    async def withdraw(self, folder: Folder, wanted: Wanted) -> None:
-        """Take back an announced name whose message was not written.  After an error its line counts until
-        this process ends.
+    def _known(self, mailbox: str) -> tuple[Folder | None, Mailbox | None]:
+        folder = self._reader.store.folders.get(mailbox)
+        box = folder.mailbox if folder is not None else None
+        return folder, box if box is not None and box.guid is not None else None
 
-        :raises OSError, StoreBusy: the file can't be written.
+    async def name_of(self, mailbox: str, uid: int, there: There) -> bytes | None:
+        """Its name: see :class:`~dboxfs.store.write.naming.Namer`; if it can't be read, the known one."""
+        folder, box = self._known(mailbox)
+        if folder is None or box is None:
+            return None
+        try:
+            await self._reader.look(folder)
+        except OSError as exc:
+            self._reader.tell(folder, box, exc)
+        return self._names.of(box).name_by_now(uid, there, folder.children)
+
+    def name_as_seen(self, mailbox: str, uid: int) -> tuple[bytes, FileAsSeen] | None:
+        """Its name as it was read last: see :class:`~dboxfs.store.write.naming.Namer`."""
+        folder, box = self._known(mailbox)
+        if folder is None or box is None:
+            return None
+        seen = self._seen(box)
+        return self._names.name(folder, uid), FileAsSeen(self._reader.path(box), seen.identity, seen.end)
+
+    async def withdraw(self, folder: Folder, wanted: Wanted) -> None:
+        """Take back an announced name whose message was not written.
+
+        :raises OSError, StoreBusy: the file can't be written, and the line counts until this process ends.
         """
         box = folder.mailbox
         if not wanted.uid or box is None or box.guid is None or wanted.uid in box:
@@ -277,8 +300,7 @@ class NameFiles:
         :raises OSError, StoreBusy: a file can't be written.
         """
         for folder in list(self._reader.store.folders.values()):
-            box = folder.mailbox
-            if box is None or not self._names.are_waiting(box):
+            if (box := folder.mailbox) is None or not self._names.are_waiting(box):
                 continue
             async with self._locked(folder, box) as file:
                 await self._reader.store.refresh_mailbox(folder)

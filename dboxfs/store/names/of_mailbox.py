@@ -111,6 +111,16 @@ class BoxNames(Struct):
         uid = self.by_name.get(name)
         return uid if uid is not None and there([uid]) else None
 
+    def name_by_now(self, uid: int, there: There, children: Mapping[str, object] | None = None) -> bytes:
+        """The name of a message of which the mailbox may have a newer state than the one that was read.
+
+        :param there: gives the uids that the mailbox has now.
+        """
+        line = self.pending_of.get(uid)
+        if line is not None and not there([line.after]) and self._believes(line):
+            return line.name
+        return self.name(uid, children)
+
     def confirmation(self, uid: int, name: bytes) -> list[Line]:
         """The lines that confirm a durable message that was announced with *name*; empty: it was renamed
         since, or has the name without a line.

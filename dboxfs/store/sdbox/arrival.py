@@ -26,7 +26,8 @@ from dboxfs.store.write.session import Work
 class Arrival(Struct):
     """A message that waits for its uid.  ``attachments``: (existing file, path without the suffix).  ``uid``:
     at first the lowest uid that the message may have.  ``wanted``: the name that the message shall have.
-    ``data``: the bytes of its file, which the commit writes; None: there is a file.
+    ``data``: the bytes of its file, which the commit writes; None: there is a file.  ``inode``: number of its
+    file, once the commit has looked; 0: not yet.
     """
 
     temporary: str
@@ -41,6 +42,7 @@ class Arrival(Struct):
     has_pop3_uidl: bool = False
     saved: int | None = None
     data: bytes | None = None
+    inode: int = 0
 
 
 ArrivalRequest = Request[list[Arrival], Saved]

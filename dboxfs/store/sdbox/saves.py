@@ -22,6 +22,7 @@ from dboxfs.store.sdbox.arrival import Arrival, ArrivalRequest, need_directory, 
 from dboxfs.store.sdbox.files import attachment_files, unlink
 from dboxfs.store.sdbox.publish import Publishing, publish_and_write, publish_steps
 from dboxfs.store.sdbox.saved import keep_saved_dates
+from dboxfs.store.sdbox.strays import discard_moved
 from dboxfs.store.sync_all import can_sync_all, sync_all
 from dboxfs.store.write import log_records
 from dboxfs.store.write.group_commit import GroupCommit, Request
@@ -81,8 +82,8 @@ class SdboxSaves:
             await side_by_side(prepare, messages, at_once=_AT_ONCE)
             if together:
                 await sync_all(self._disk, made[-1].temporary)
-        except BaseException:
-            await self.discard(made)
+        except BaseException as error:
+            await self.discard(made, error)
             raise
         return await self.take(name, [new for new in found if new is not None])
 
@@ -160,9 +161,9 @@ class SdboxSaves:
         request: ArrivalRequest = Request(new, name)
         try:
             return await self._queue(name).run(request)
-        except BaseException:
+        except BaseException as error:
             if not request.taken or request.error is not None:
-                await self.discard(new)
+                await self.discard(new, error)
             raise
 
     def _queue(self, name: str) -> GroupCommit[list[Arrival], Saved]:
@@ -178,9 +179,12 @@ class SdboxSaves:
             queue = self._queues[name] = GroupCommit(commit, gathers=True)
         return queue
 
-    async def discard(self, made: Sequence[Arrival]) -> None:
-        """Remove temporary files."""
-        await self._disk.discard([new.temporary for new in made if new.temporary])
+    async def discard(self, made: Sequence[Arrival], error: BaseException) -> None:
+        """Remove temporary files after *error*."""
+        paths = [new.temporary for new in made if new.temporary]
+        await self._disk.discard(paths)
+        if paths and isinstance(error, NoSuchMailbox | FileNotFoundError):  # it may have been renamed
+            await discard_moved(self._work, paths)
 
     # -- commit ------------------------------------------------------------------------------------------
 
@@ -333,6 +337,8 @@ class SdboxSaves:
         uids = [new.uid for new in news]
 
         def program(found: list[os.stat_result]) -> Steps[None]:
+            for new, entry in zip(news, found, strict=True):
+                new.inode = entry.st_ino
             files = tuple((uid, entry.st_ino) for uid, entry in zip(uids, found, strict=True))
             yield from writing(path, Note(name, guid, files), permissions)
 
@@ -396,8 +402,12 @@ class SdboxSaves:
         suffix = self._suffix(index)
         names = [self._work.message_paths(name, new.uid)[0] for new in gone]
         links = [f"{path}{suffix}{new.uid}" for new in gone for _, path in new.attachments]
-        own = await self._disk.run_all([ops.Stat(new.temporary, follow=False) for new in gone])
-        published = [path for path, st in zip(names, own, strict=True) if isinstance(st, FileNotFoundError)]
+        found = await self._disk.run_all([ops.Stat(path, follow=False) for path in names])
+        published = [
+            path
+            for path, st, new in zip(names, found, gone, strict=True)
+            if not isinstance(st, OSError) and st.st_ino == new.inode
+        ]
         await self._disk.discard(published + links)
 
     async def _link_attachments(self, index: IndexLog, news: Sequence[Arrival]) -> None:

@@ -24,6 +24,7 @@ from dboxfs.store.write.notes import Note
 from dboxfs.store.write.promises import LeftToDovecot
 from dboxfs.store.write.results import Copied, Saved
 from dboxfs.store.write.session import Work, present, visible
+from dboxfs.store.write_errors import Superseded
 
 _Marks = Mapping[int, tuple[int, tuple[str, ...]]]
 """Flags and keywords of messages, by uid."""
@@ -143,8 +144,8 @@ class SdboxWriter:
                         new.uid, new.flags, new.keywords = copy.uid, copy.flags, copy.keywords
                     made.append(new)
                     await self._link(source, uid, new.temporary)
-        except BaseException:
-            await self._saves.discard(made)
+        except BaseException as error:
+            await self._saves.discard(made, error)
             raise
         made[0].replaces, made[0].wanted = replaces, named
         saved = await self._saves.take(target, made)
@@ -164,13 +165,20 @@ class SdboxWriter:
         :param replaces: the message in the target whose place the first one takes.
         :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was copied.
+        :raises Superseded: another message has the name, or the original another one; nothing was moved.  If
+            the original is renamed after the copy has replaced a message, both stay.
         """
         wanted = sorted(set(uids))
         note = await self._note_move(source, uids, target)
         try:
             copied, seen = await self._copy(source, uids, target, replaces=replaces, named=named)
             came = dict(zip(wanted, copied.uids, strict=True)) if replaces is None else {}
-            await self._leave(source, wanted, seen, partial(self._mark_again, target, came))
+            try:
+                await self._leave(source, wanted, seen, partial(self._mark_again, target, came))
+            except Superseded:  # another mount has renamed the original since
+                if replaces is None:
+                    await self.expunge(target, copied.uids, beside=not self._work.options.alone)
+                    raise
         finally:
             await self._work.notes.drop([note])
         return copied

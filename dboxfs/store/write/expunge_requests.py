@@ -2,8 +2,9 @@
 
 The daemon answers an unlink(2) when its record is in the log.  ``rm -r`` sends thousands of them, each after
 the answer to the one before.  :class:`Asking` writes such a record with one job of a worker: lock the log,
-check that it is the same file with the same end, append, unlock.  If that fails (another process holds the
-lock, or the log has grown or was rotated), the request is written like that of :meth:`StoreWriter.expunge`,
+check that it is the same file with the same end, append, unlock.  If the program has named the message, the
+file of names has to be the same, too.  If that fails (another process holds the lock, or a file has grown or
+was replaced), the request is written like that of :meth:`StoreWriter.expunge`,
 which reads the new records; after that the log is known again.
 
 These records are not replayed into the index's state: the next task that locks the index reads them like the
@@ -26,11 +27,11 @@ from contextlib import suppress
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
-from dboxfs.fsapi.ops import Appended, AppendLocked, LockKind, TryLock, Unlock
+from dboxfs.fsapi.ops import Appended, AppendLocked, FileAsSeen, LockKind, TryLock, Unlock
 from dboxfs.store.disk import AppendFile, check_appended
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.write import log_records
-from dboxfs.store.write.meaning import meant
+from dboxfs.store.write.meaning import called_message, meant
 from dboxfs.store.write.notes import promise
 from dboxfs.store.write.promises import Expunge, Promises, keep
 from dboxfs.store.write.session import Work, visible
@@ -116,9 +117,15 @@ class Asking:
         note = promises.file
         if kind is None or state is None or note is None or state.row_of(uid) < 0:
             return False
+        asked, if_seen = called_message(), None
+        if self._work.namer is not None and asked is not None:
+            known = self._work.namer.name_as_seen(self._name, uid)
+            if known is None or known[0] != asked.name:
+                return False
+            if_seen = known[1]
         request, end = log_records.request(state, uid), self._end
         data, line = log_records.ask_for_expunge(request), promise(request)
-        at_once = AppendLocked(file.fd, file.path, file.identity, end, data, kind, note.fd, line)
+        at_once = AppendLocked(file.fd, file.path, file.identity, end, data, kind, note.fd, line, if_seen)
         answer = await self._work.fs.run_chain_soon(lambda: append_under_lock(at_once), at_once)
         if answer is None:
             return False
@@ -241,6 +248,15 @@ class Requests:
                     self._left.setdefault(box, [])[:0] = left
 
 
+def _is_as_seen(seen: FileAsSeen | None) -> Steps[bool]:
+    if seen is None:
+        return True
+    try:
+        return seen.is_like((yield ops.Stat(seen.path, follow=False)))
+    except FileNotFoundError:
+        return seen.is_like(None)
+
+
 def append_under_lock(asked: AppendLocked) -> Steps[Appended | None]:
     """The steps of one request.  None: the log has changed or is locked."""
     fd, end = asked.fd, asked.end
@@ -249,7 +265,8 @@ def append_under_lock(asked: AppendLocked) -> Steps[Appended | None]:
     answer: Appended | None = None
     try:
         now = yield ops.Stat(asked.path, follow=False)
-        if (now.st_dev, now.st_ino) == asked.identity and now.st_size == end:
+        same = (now.st_dev, now.st_ino) == asked.identity and now.st_size == end
+        if same and (yield from _is_as_seen(asked.if_seen)):
             answer = yield ops.Append(fd, (asked.data,))
             if answer.written == len(asked.data) and answer.error is None:
                 noted = yield ops.Append(asked.note_fd, (asked.note,))

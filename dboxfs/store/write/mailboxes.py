@@ -27,6 +27,7 @@ from dboxfs.store.location import TreeLayout
 from dboxfs.store.write import log_records
 from dboxfs.store.write.list_index import ListedMailboxes, listed, own_name, own_name_of
 from dboxfs.store.write.mailbox_check import check_mailbox_name
+from dboxfs.store.write.mailbox_trees import check_parent, remove_empty_parents, trees
 from dboxfs.store.write.proof import expunges_of, holds_messages, is_left_by_expunge
 from dboxfs.store.write.removing import remove_index_files, remove_tree, was_empty
 from dboxfs.store.write.session import Work, message_number, present
@@ -69,9 +70,10 @@ class MailboxTree:
 
     # -- create ------------------------------------------------------------------------------------------
 
-    async def create(self, name: str, own: bytes | None = None) -> None:
+    async def create(self, name: str, own: bytes | None = None, *, parents: bool = True) -> None:
         """Make a mailbox, and the directories above it; *own*: its guid with LAYOUT=index, None: a new one.
 
+        :param parents: False: the folder above it has to be there (NoSuchMailbox).
         :raises MailboxExists: the mailbox exists.
         :raises InvalidName: the name is not allowed.
         """
@@ -80,10 +82,14 @@ class MailboxTree:
             if self._by_guid:
                 async with listed(self._work) as mailboxes:
                     self._refuse_listed(name, mailboxes)
+                    if not parents:
+                        await check_parent(self._work, name, mailboxes.tree.nodes)
                 guid = own or os.urandom(16)
                 with self._location.directories.keep(name, guid):
                     await self._create(name, guid)
             else:
+                if not parents:
+                    await check_parent(self._work, name, None)
                 await self._create(name, None)
         self._work.count("mailboxes")
 
@@ -346,12 +352,13 @@ class MailboxTree:
 
     # -- rename ------------------------------------------------------------------------------------------
 
-    async def rename(self, old: str, new: str) -> None:
+    async def rename(self, old: str, new: str, *, parents: bool = True) -> None:
         """Rename a mailbox (or a parent) with all its children.
 
+        :param parents: make the folders above the new name; False: that one has to be there.
         :raises MailboxExists: the new name is taken.
         :raises InvalidName: the new name is not allowed, or is below the old one.
-        :raises NoSuchMailbox: the old name does not exist.
+        :raises NoSuchMailbox: the old name does not exist, or the folder above the new one.
         """
         check_mailbox_name(self._location, new)
         if old == "INBOX" or new == "INBOX":
@@ -360,9 +367,11 @@ class MailboxTree:
             raise InvalidName(f"{new!r}: lies below {old!r}, which is to be renamed")
         async with self._locked():
             if self._by_guid:
-                await self._rename_listed(old, new)
+                await self._rename_listed(old, new, parents=parents)
                 return
-            pairs = [(os.path.join(tree, old), os.path.join(tree, new)) for tree in self._trees()]
+            if not parents:
+                await check_parent(self._work, new, None)
+            pairs = [(os.path.join(tree, old), os.path.join(tree, new)) for tree in trees(self._location)]
             there = [await self._disk.exists(source) for source, _ in pairs]
             taken = [await self._disk.exists(target) for _, target in pairs]
             if not any(there):
@@ -373,11 +382,11 @@ class MailboxTree:
                 raise MailboxExists(f"{self._work.shown(new)}: the mailbox exists")
             async with self._work.forgotten(old):
                 await self._rename_all([pair for pair, here in zip(pairs, there, strict=True) if here])
-            for tree in self._trees():
-                await self._disk.attempt(self._remove_empty_parents(tree, old))
+            for tree in trees(self._location):
+                await self._disk.attempt(remove_empty_parents(self._disk, tree, old))
         self._work.count("mailboxes")
 
-    async def _rename_listed(self, old: str, new: str) -> None:
+    async def _rename_listed(self, old: str, new: str, *, parents: bool) -> None:
         """Rename in the list index, in one step; then write the new names into the mailboxes
         (LAYOUT=index).
         """
@@ -387,6 +396,8 @@ class MailboxTree:
                 raise NoSuchMailbox(f"{self._work.shown(old)}: no such mailbox")
             if new in nodes and (nodes[new].guid is not None or mailboxes.has_children(new)):
                 raise MailboxExists(f"{self._work.shown(new)}: the mailbox exists")
+            if not parents:
+                await check_parent(self._work, new, nodes)
             self._work.forget(old)
             await mailboxes.rename(old, new)
             moved = [name for name in mailboxes.tree.directories if f"{name}/".startswith(f"{new}/")]
@@ -417,17 +428,6 @@ class MailboxTree:
             for source, target in reversed(done):
                 await self._disk.attempt(self._disk.run(ops.Rename(target, source)))
             raise
-
-    def _trees(self) -> list[str]:
-        """The trees in which a mailbox may have a directory; the first one decides whether it exists."""
-        roots = (self._location.root, self._location.alt, self._location.control, self._location.index)
-        found = dict.fromkeys(root for root in roots if root is not None)
-        return [os.path.join(root, self._location.mailbox_dir) for root in found]
-
-    async def _remove_empty_parents(self, tree: str, name: str) -> None:
-        parent = os.path.dirname(name)
-        while parent and await was_empty(self._disk, os.path.join(tree, parent)):
-            parent = os.path.dirname(parent)
 
     # -- the list index ----------------------------------------------------------------------------------
 

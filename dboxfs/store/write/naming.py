@@ -3,6 +3,9 @@
 A store has no names for messages, but a mount does.  While a writer holds the lock of the mailbox, and before
 any reader can see the message, it tells the mount the message's uid.  So a message never appears under
 another name than its own, and two mounts that give the same name do so one after the other.
+
+A change that depends on the name of a message (:mod:`dboxfs.store.write.meaning`) asks the mount for that
+name, under the same lock: another mount may have given the message another one.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from dboxfs.errors import DboxfsError
+from dboxfs.fsapi.ops import FileAsSeen
+from dboxfs.store.write.meaning import called_message
+from dboxfs.store.write_errors import Superseded
 
 
 class Wanted(Struct, eq=False):
@@ -43,3 +49,27 @@ class Namer(Protocol):
         :param mailbox: its storage name.
         :param there: a function that gives those of some uids that the mailbox has.
         """
+
+    async def name_of(
+        self, mailbox: str, uid: int, there: Callable[[Iterable[int]], Sequence[int]]
+    ) -> bytes | None:
+        """The name of a message of the mailbox now, whose lock is held; None: the names are not known."""
+
+    def name_as_seen(self, mailbox: str, uid: int) -> tuple[bytes, FileAsSeen] | None:
+        """The name of a message as long as its mailbox and the file are unchanged; None: not known."""
+
+
+async def check_called(
+    namer: Namer | None, mailbox: str, there: Callable[[Iterable[int]], Sequence[int]]
+) -> None:
+    """Check that the message that the caller has named still has that name; the lock of *mailbox* is held.
+
+    :param there: a function that gives those of some uids that the mailbox has.
+    :raises Superseded: another mount has given it another name.
+    """
+    asked = called_message()
+    if namer is None or asked is None or asked.mailbox != mailbox or not there([asked.uid]):
+        return
+    name = await namer.name_of(mailbox, asked.uid, there)
+    if name not in (None, asked.name):
+        raise Superseded(f"uid {asked.uid} is called {name!r} by now, and not {asked.name!r}")

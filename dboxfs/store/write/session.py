@@ -30,7 +30,7 @@ from dboxfs.store.indexes.snapshot import tidy
 from dboxfs.store.list_index import ListReader
 from dboxfs.store.location import Kind, Location, TreeLayout
 from dboxfs.store.write.meaning import meaning, meant
-from dboxfs.store.write.naming import Namer, Wanted
+from dboxfs.store.write.naming import Namer, Wanted, check_called
 from dboxfs.store.write.notes import Notes
 from dboxfs.store.write_errors import WHERE_INDEX, IndexMissing, OtherKey
 from dboxfs.store.write_options import LockMethod, WriteOptions
@@ -245,6 +245,7 @@ class Work:
                 await stack.enter_async_context(index.locked())
             self._check_header(name, index)
             self._check_meant(name, index)
+            await check_called(self.namer, name, partial(visible, index.state))
             if guid is not None:  # a rename in the list index takes no lock of the mailbox
                 stack.enter_context(self.location.directories.keep(name, guid))
             yield index

@@ -339,12 +339,12 @@ class StoreWriter:
 
     # -- mailboxes ---------------------------------------------------------------------------------------
 
-    async def create_mailbox(self, name: str, *, guid: bytes | None = None) -> None:
-        """Make a mailbox, and the missing folders above it; *guid* (16 bytes) counts with LAYOUT=index.
+    async def create_mailbox(self, name: str, *, guid: bytes | None = None, parents: bool = True) -> None:
+        """Make a mailbox; *guid* (16 bytes) counts with LAYOUT=index; *parents*: and folders above it.
 
-        :raises MailboxExists, InvalidName: it can't be made.
+        :raises MailboxExists, InvalidName, NoSuchMailbox: it can't be made.
         """
-        await self._tree.create(name, guid)
+        await self._tree.create(name, guid, parents=parents)
 
     async def delete_mailbox(self, name: str, *, only_empty: bool = False) -> None:
         """Delete a mailbox with its messages, which are expunged first; children stay.
@@ -355,12 +355,12 @@ class StoreWriter:
         await self._tree.delete(name, only_empty=only_empty)
         await self._requests.forget(name)
 
-    async def rename_mailbox(self, old: str, new: str) -> None:
-        """Rename a mailbox or a parent, with all children.
+    async def rename_mailbox(self, old: str, new: str, *, parents: bool = True) -> None:
+        """Rename a mailbox or a parent, with all children; *parents*: as for :meth:`create_mailbox`.
 
         :raises MailboxExists, InvalidName, NoSuchMailbox, Unsupported: it can't be renamed.
         """
-        await self._tree.rename(old, new)
+        await self._tree.rename(old, new, parents=parents)
 
     async def set_identity(self, name: str, *, guid: bytes, uid_validity: int, next_uid: int) -> None:
         """Give a mailbox that no client has seen yet the identity of a mailbox of another store.

@@ -23,6 +23,7 @@ from dboxfs.store.names.of_mailbox import There
 from dboxfs.store.names.read import NameReader, Writers
 from dboxfs.store.names.table import WrittenNames
 from dboxfs.store.write import NewMessage, StoreWriter, Superseded, Wanted, WriteOptions, init_store
+from dboxfs.store.write.meaning import called as only_if_called
 from tests.crash.points import Point
 from tests.store.opened import opened
 from tests.vfs.test_draft import Recorder
@@ -471,3 +472,30 @@ async def test_a_mount_that_ended_in_order_leaves_nothing_to_mend(
     await change(root, mend)
     assert file.stat().st_ino == before
     assert await shown(root) == {1: b"one", 2: b"two", 3: b"three"}
+
+
+async def test_a_message_that_another_mount_has_renamed_is_not_removed_under_its_old_name(root: Path) -> None:
+    async with two_that_write(root) as (one, two):
+        uid = await one.save(b"x")
+        await one.look()
+        await two.look()
+        await two.files.rename(two.folder, uid, b"y", having(two.folder))
+        other = pytest.RaisesExc(Superseded, match=r"is called b'y' by now, and not")
+        with only_if_called(one.folder, uid, b"x"), other:
+            await one.writer.expunge("INBOX", [uid])
+        with only_if_called(one.folder, uid, b"y"):
+            assert await one.writer.expunge("INBOX", [uid]) == [uid]
+
+
+async def test_lines_that_a_mount_has_written_itself_are_not_read_again(root: Path) -> None:
+    async with opened(f"sdbox:{root}", follow=False) as (store, _):
+        reader = NameReader(store)
+        folder = store.folders["INBOX"]
+        box = folder.mailbox
+        assert box is not None
+        files = NameFiles(reader, WriteOptions())
+        for name in (b"one", b"eins", b"uno"):
+            await files.record(folder, 1, name)
+            await files.rename(folder, 1, name + b"s", having(folder))
+        await reader.look(folder)
+        assert reader.names.of(box).lines == Path(reader.path(box)).read_bytes().count(b"\n")

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from dboxfs.fsapi.chain import Chain, execute_chain
 from dboxfs.fsapi.drivers import posix
-from dboxfs.fsapi.ops import Appended, AppendLocked, LockKind
+from dboxfs.fsapi.ops import Appended, AppendLocked, FileAsSeen, LockKind
 from dboxfs.store.write.expunge_requests import append_under_lock
 
 LOG = b"what is there"
@@ -110,6 +110,25 @@ def test_a_log_that_was_rotated_or_removed_is_left_alone(way: Way, tmp_path: Pat
         (tmp_path / "log").write_bytes(LOG)
         assert way(asked) is None
     assert (tmp_path / "log").read_bytes() == (tmp_path / "log.2").read_bytes() == LOG
+
+
+@WAYS
+@pytest.mark.parametrize("now", [None, b"", b"a name\n", b"a name\nmore\n"], ids=repr)
+@pytest.mark.parametrize("seen", [None, b"a name\n"], ids=repr)
+def test_only_where_another_file_is_as_it_was_seen_the_log_gets_the_request(
+    way: Way, seen: bytes | None, now: bytes | None, tmp_path: Path
+) -> None:
+    names = tmp_path / "names"
+    names.write_bytes(seen or b"")
+    found = names.stat()
+    identity = (found.st_dev, found.st_ino) if seen is not None else None
+    if now is None:
+        names.unlink()
+    else:
+        names.write_bytes(now)
+    with a_log(tmp_path) as asked:
+        asked = replace(asked, if_seen=FileAsSeen(str(names), identity, len(seen or b"")))
+        assert (way(asked) is not None) == (seen == now)
 
 
 @WAYS

@@ -10,6 +10,7 @@ import pytest
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.fsapi.ops import FileAsSeen
 from dboxfs.store import Kind, Location
 from dboxfs.store.write import (
     MailboxInUse,
@@ -75,6 +76,14 @@ class _Renaming:
     ) -> list[DboxfsError | None]:
         await self._writer.rename_mailbox(mailbox, "Other")
         return [None] * len(wanted)
+
+    async def name_of(
+        self, mailbox: str, uid: int, there: Callable[[Iterable[int]], Sequence[int]]
+    ) -> bytes | None:
+        return None
+
+    def name_as_seen(self, mailbox: str, uid: int) -> tuple[bytes, FileAsSeen] | None:
+        return None
 
 
 @BOTH
