@@ -8,7 +8,6 @@ the event loop.
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 import time
@@ -98,7 +97,7 @@ class Tree:
     """Directories and files, empty at first; every path is taken from the root."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count(2)
+        self._number = 1
         self.root = MemoryNode(1, stat.S_IFDIR | 0o755, nlink=2)
 
     def locate(self, path: str, *, follow: bool = True) -> Resolved:
@@ -124,8 +123,9 @@ class Tree:
         place = self.locate(path, follow=False)
         if place.node is not None:
             raise os_error(errno.EEXIST, path)
+        self._number += 1
         node = MemoryNode(
-            next(self._numbers),
+            self._number,
             kind | permissions.mode,
             permissions.uid or 0,
             permissions.gid or 0,
