@@ -22,6 +22,7 @@ from dboxfs.errors import StoreBusy
 from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.drivers.base import Driver
 from dboxfs.fsapi.temporary import Process
+from dboxfs.index.state import IndexState
 from dboxfs.store import Folder, Kind, Location, Store, open_store, parse_location
 from dboxfs.store.write import (
     Fsync,
@@ -31,7 +32,9 @@ from dboxfs.store.write import (
     StoreWriter,
     WriteOptions,
     init_store,
+    log_records,
 )
+from dboxfs.store.write.log_records import only_expunges_pending
 from dboxfs.store.write.notes import Note, parse_note, promise
 from dboxfs.vfs.names import Names
 from dboxfs.vfs.removals import ONE_BY_ONE, Removals
@@ -367,6 +370,29 @@ async def test_a_row_of_removals_is_executed_when_it_has_ended_whatever_dovecot_
         assert not ours.put_off
         account.force_resync()
         assert [message.uid for message in account.fetch()] == [1, 3, 5]
+
+
+@kinds
+async def test_the_requests_of_a_row_are_gone_through_once_and_not_with_each_part_that_is_executed(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dboxfs.store.write.promises.UNDER_ONE_LOCK", 1)
+    looks: list[int] = []
+
+    def counted(state: IndexState) -> bool:
+        looks.append(len(state.pending_requests))
+        return only_expunges_pending(state)
+
+    monkeypatch.setattr(log_records, "only_expunges_pending", counted)
+    location = await made(tmp_path, kind)
+    async with daemon(location, WriteOptions()) as ours:
+        for uid in range(1, MANY):
+            await ours.remove(uid, "Work")
+        await ours.removals.finish(ours.folder("Work"))
+        looks.clear()
+        await ours.removals.finish_all()
+    assert len(looks) == 1
+    assert await shown(location, "Work") == [MANY]
 
 
 @kinds

@@ -26,8 +26,9 @@ async def finish_expunge(index: IndexLog, gone: Sequence[int], first: Sequence[b
     :param first: records of the same transaction before the expunge.
     """
     state = index.state
-    tail = not first and state.has_pending_requests and log_records.only_expunges_pending(state)
-    tail = tail and set(state.pending_expunges.tolist()) <= set(gone)
+    asked = state.pending_expunges if not first and state.has_pending_requests else None
+    executed = asked is not None and len(asked) <= len(gone) and {*asked.tolist()} <= {*gone}
+    tail = executed and log_records.only_expunges_pending(state)
     batch = [*first, *(log_records.expunge(index.state, gone, external=True) if gone else [])]
     if batch or tail:
         await index.append(batch, tail=tail, durable=True)
