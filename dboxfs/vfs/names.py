@@ -15,12 +15,22 @@ from weakref import WeakValueDictionary
 
 from dboxfs.store import Folder
 from dboxfs.store.names.codec import LONGEST_NAME, can_be
-from dboxfs.store.names.of_mailbox import decode
+from dboxfs.store.names.of_mailbox import decode, number_of
 from dboxfs.store.names.read import NameReader
 from dboxfs.store.names.table import WrittenNames
 from dboxfs.util.lock import Lock
 from dboxfs.vfs.errors import Refused
+from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.node import Inodes
+
+
+async def tell_owner(kernel: Kernel, inodes: Inodes, folder: Folder, name: bytes, uid: int) -> None:
+    """Message *uid* is not called *name* any more.  If that is ``<uid>.eml`` of another message, which has it
+    from now on, the kernel knows before the answer that the other name of that message is gone.
+    """
+    owner = number_of(name)
+    if owner not in (None, uid) and folder.mailbox is not None and owner in folder.mailbox:
+        await kernel.now(inodes.of(folder), b"uid-%d.eml" % owner)
 
 
 def check_name(name: bytes) -> None:

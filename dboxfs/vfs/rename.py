@@ -21,7 +21,7 @@ from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.mailboxes import Mailboxes
-from dboxfs.vfs.names import Names, check_name
+from dboxfs.vfs.names import Names, check_name, tell_owner
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.staging import Staging
 
@@ -163,6 +163,7 @@ class RenameRequest:
         for draft in followers:  # a process that is writing the message goes on writing it
             self._drafts.follow(draft, target, new, now)
         self._drafts.unlink(self._inodes.of(source), old)
+        await tell_owner(self._kernel, self._inodes, source, old, uid)
 
     def _linked(self, folder: Folder, name: bytes) -> int | None:
         """The message of this folder that a temporary with this name has become; None: none."""

@@ -8,7 +8,8 @@ from dboxfs.store.write import Superseded
 from dboxfs.vfs.drafts import Drafts
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.folders import Folders
-from dboxfs.vfs.names import Names
+from dboxfs.vfs.host import Kernel
+from dboxfs.vfs.names import Names, tell_owner
 from dboxfs.vfs.node import Inodes
 from dboxfs.vfs.removals import Removals
 from dboxfs.vfs.staging import Staging
@@ -25,8 +26,10 @@ class UnlinkRequest:
         drafts: Drafts,
         removals: Removals,
         staging: Staging | None,
+        kernel: Kernel,
     ) -> None:
         self._staging = staging
+        self._kernel = kernel
         self._inodes = inodes
         self._folders = folders
         self._names = names
@@ -66,6 +69,7 @@ class UnlinkRequest:
                 raise
             await self.unlink(parent, name, pid)  # the name stands for another message by now, or for none
             return
+        await tell_owner(self._kernel, self._inodes, folder, name, uid)
         for writer in writers:  # from now on the inode stands for the draft alone
             self._drafts.discard(writer)
             writer.expunged()

@@ -116,7 +116,9 @@ class WritableVfs:
             else None
         )
         self._link = LinkRequest(folders, inodes, names, forwarding, self._drafts, changes, committer)
-        self._unlink = UnlinkRequest(inodes, folders, names, self._drafts, self._removals, staging)
+        self._unlink = UnlinkRequest(
+            inodes, folders, names, self._drafts, self._removals, staging, host.kernel
+        )
         self._setattr = Setattr(
             store,
             inodes,

@@ -50,6 +50,29 @@ async def test_what_a_listing_does_not_show_does_not_exist(m: Mounted, p: Progra
     assert await p.names() == ["1.eml", "note"]
 
 
+@pytest.mark.parametrize("how", ["rename", "move", "unlink"])
+async def test_the_kernel_knows_before_the_answer_that_a_message_has_its_own_name_back(
+    m: Mounted, p: Program, how: str
+) -> None:
+    await p.write("INBOX/3.eml", TWO)  # uid 2
+    await m.others.save("INBOX", [NewMessage(ONE)])  # uid 3
+    await m.store.refresh_tree()
+    await m.store.refresh_mailbox(m.folder("INBOX"))
+    assert await p.names() == ["1.eml", "3.eml", "uid-3.eml"]
+    inbox = await p.inode("INBOX")
+    m.told.looked_up_again.clear()
+    if how == "unlink":
+        await p.unlink("INBOX/3.eml")
+    else:
+        await p.rename("INBOX/3.eml", "INBOX/else" if how == "rename" else "Work/else")
+    assert (inbox, b"uid-3.eml") in m.told.looked_up_again
+    assert await p.read("INBOX/3.eml") == ONE
+    assert not await p.exists("INBOX/uid-3.eml")
+    m.told.looked_up_again.clear()
+    await p.rename("INBOX/1.eml", "INBOX/first")  # its own name: nobody gets it
+    assert not m.told.looked_up_again
+
+
 async def test_a_written_name_stands_for_its_message_whatever_gets_its_number(m: Mounted, p: Program) -> None:
     await p.write("INBOX/3.eml", TWO)  # uid 2
     file = await p.create("INBOX/x", 0)  # uid 3, and no name in the end
