@@ -289,24 +289,26 @@ class FileAsSeen(Struct, frozen=True):
 
 
 class AppendLocked(Op[Appended | None], frozen=True):
-    """Lock an open file, append to it if it ends at ``end`` and ``path`` is still its name, and unlock it.
+    """Lock an open file, append to it if all files in ``seen`` are as they were, and unlock it.
 
-    ``if_seen``: and only if this other file has not changed.  None: a condition is not met, or another
-    process has the lock; nothing was written.  A write that fails in the middle is cut off again.  Once all
-    is written, ``note`` is appended to the open file ``note_fd``; an error of that is part of an answer with
-    all bytes of ``data``.  Only drivers with a lane know this operation.
+    ``seen``: the file itself, and others.  None: one is not as it was, or another process has the lock;
+    nothing was written.  A write that fails in the middle is cut off again.  Once all is written, ``note`` is
+    appended to the open file ``note_fd``; an error of that is part of an answer with all bytes of ``data``.
+    Only drivers with a lane know this operation.
     """
 
     kind: ClassVar[str] = "append_locked"
     fd: int
-    path: str
-    identity: tuple[int, int]
-    end: int
+    seen: tuple[FileAsSeen, ...]
     data: bytes
     lock: LockKind
     note_fd: int
     note: bytes
-    if_seen: FileAsSeen | None = None
+
+    @property
+    def end(self) -> int:
+        """Where the file ends, bytes."""
+        return self.seen[0].size
 
 
 class SyncAll(Op[None], frozen=True):

@@ -36,6 +36,7 @@ from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.keep_names import keep_names
 from dboxfs.vfs.names import NameLocks
+from dboxfs.vfs.new_guids import NewGuids
 from dboxfs.vfs.node import Inodes, Node
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,8 @@ GONE = 20
 """How many tries in a row have to miss a message before it counts as gone: another mount may replace it again
 and again."""
 
-MOST_LOGGED = 100
-"""How many messages that can't keep the guid that they bring are logged."""
-
-_FIRST_DELAY, _LONGEST_DELAY = 0.001, 0.05
+_FIRST_DELAY = 0.001
+_LONGEST_DELAY = 0.05
 
 
 def mailbox_of(folder: Folder) -> Mailbox:
@@ -95,11 +94,15 @@ class MessageChanges:
         self._store = store
         self._writer = writer
         self._once = StoredOnce(store, writer)
-        self._inodes, self._forwarding, self._locks = inodes, forwarding, locks
-        self._names, self._reader, self._files = reader.names, reader, files
+        self._inodes = inodes
+        self._forwarding = forwarding
+        self._locks = locks
+        self._names = reader.names
+        self._reader = reader
+        self._files = files
         self._editor_saves = EditorSaves()
         self._filled: set[bytes] = set()
-        self._reguided = 0
+        self._new_guids = NewGuids(store)
         writer.tell_names(files)
 
     # -- repeating a change, and finding its mailbox -------------------------------------------
@@ -182,7 +185,7 @@ class MessageChanges:
             with seen:
                 arrived = await self._once.save(folder.name, [replace(message, wanted=wanted)])
         uid = arrived.saved.uids[0]
-        self._tell_guid(folder, uid, arrived)
+        self._new_guids.tell(folder, uid, arrived)
         home = await self.home(folder, guid)
         if home is None:
             return uid
@@ -205,17 +208,6 @@ class MessageChanges:
                 await self._take_back(folder, uid)
             raise failed
         return uid
-
-    def _tell_guid(self, folder: Folder, uid: int, arrived: Arrived) -> None:
-        """Log that a message could not keep the guid that it brought, for the first of many."""
-        if not arrived.not_kept:
-            return
-        self._reguided += 1
-        if self._reguided <= MOST_LOGGED:
-            shown = self._store.display_name(folder)
-            log.warning("%s: uid %d has a new guid: %s", shown, uid, arrived.not_kept[0])
-        if self._reguided == MOST_LOGGED:
-            log.warning("no more messages that have a new guid are told")
 
     async def save_all(self, folder: Folder, messages: Sequence[NewMessage]) -> Arrived:
         """Save messages into a mailbox in one transaction, each under the name in its ``wanted``.

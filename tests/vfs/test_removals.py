@@ -34,6 +34,7 @@ from dboxfs.store.write import (
     init_store,
     log_records,
 )
+from dboxfs.store.write.expunge_requests import Asking
 from dboxfs.store.write.log_records import only_expunges_pending
 from dboxfs.store.write.notes import Note, parse_note, promise
 from dboxfs.vfs.names import Names
@@ -370,6 +371,43 @@ async def test_a_row_of_removals_is_executed_when_it_has_ended_whatever_dovecot_
         assert not ours.put_off
         account.force_resync()
         assert [message.uid for message in account.fetch()] == [1, 3, 5]
+
+
+@kinds
+async def test_a_note_that_is_begun_while_the_row_is_finished_is_executed_with_the_others(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = await made(tmp_path, kind)
+    async with daemon(location, WriteOptions()) as ours:
+        begin = Asking._close_log
+
+        async def finished_meanwhile(asking: Asking) -> None:
+            await begin(asking)
+            monkeypatch.setattr(Asking, "_close_log", begin)
+            await ours.writer.carry_out("Work")
+
+        monkeypatch.setattr(Asking, "_close_log", finished_meanwhile)
+        assert await ours.writer.ask_expunge("Work", 2)
+        assert len(notes(location)) == 1
+        await ours.writer.keep_promises()
+        assert not notes(location)
+
+
+@kinds
+async def test_the_notes_of_a_mailbox_stay_when_another_one_that_has_its_name_is_deleted(
+    tmp_path: Path, kind: Kind
+) -> None:
+    location = await made(tmp_path, kind)
+    async with daemon(location, WriteOptions()) as ours:
+        assert await ours.writer.ask_expunge("Work", 2)
+        async with daemon(location, WriteOptions()) as other:
+            await other.writer.rename_mailbox("Work", "Else")
+        await ours.writer.create_mailbox("Work")
+        await ours.writer.delete_mailbox("Work")
+        assert len(notes(location)) == 1
+        await ours.writer.keep_promises()
+        assert not notes(location)
+    assert await shown(location, "Else") == [uid for uid in range(1, MANY + 1) if uid != 2]
 
 
 @kinds

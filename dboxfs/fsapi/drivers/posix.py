@@ -20,6 +20,7 @@ from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Chain, execute_chain
 from dboxfs.fsapi.drivers.acting import acting_as
 from dboxfs.fsapi.drivers.base import peek_each
+from dboxfs.fsapi.drivers.posix_copy import copy_range
 from dboxfs.fsapi.ops import Appended, Op, OpenedFile, os_error
 from dboxfs.fsapi.types import DirEntry, Peek, PeekResult, Permissions
 
@@ -39,8 +40,6 @@ _F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 _WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _NO_LOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 _HELD = (errno.EAGAIN, errno.EACCES)
-_NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
-_PIECE = 1 << 20
 
 
 def execute(op: Op[R]) -> R:
@@ -93,6 +92,10 @@ def _set_permissions(fd: int, permissions: Permissions) -> None:
     if (uid, gid) != (-1, -1):
         os.fchown(fd, uid, gid)
     os.fchmod(fd, permissions.mode)
+
+
+def _read(op: ops.Read) -> bytes:
+    return _pread(op.fd, op.size, op.offset)
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:
@@ -342,16 +345,20 @@ def _append_locked(op: ops.AppendLocked) -> Appended | None:
         _unlock(op)
 
 
+def _is_as_seen(seen: ops.FileAsSeen) -> bool:
+    try:
+        return seen.is_like(os.lstat(seen.path))
+    except FileNotFoundError:
+        return seen.is_like(None)
+
+
 def _append_at(op: ops.AppendLocked) -> Appended | None:
     try:
-        now, seen = os.lstat(op.path), op.if_seen
-        if (now.st_dev, now.st_ino) != op.identity or now.st_size != op.end:
-            return None
-        if seen is not None and not seen.is_like(os.lstat(seen.path) if os.path.lexists(seen.path) else None):
+        if not all(map(_is_as_seen, op.seen)):
             return None
         written, error = os.write(op.fd, op.data), None
     except OSError as exc:
-        return None if isinstance(exc, FileNotFoundError) else Appended(0, exc)
+        return Appended(0, exc)
     if written < len(op.data):
         rest = _append(ops.Append(op.fd, (op.data[written:],)))
         written, error = written + rest.written, rest.error
@@ -372,52 +379,10 @@ def _sync_all(op: ops.SyncAll) -> None:
     os.sync()
 
 
-def _copy_range(op: ops.CopyRange) -> Appended:
-    if os.fstat(op.fd).st_size != op.expected:
-        raise os_error(errno.EBUSY)
-    flags = fcntl.fcntl(op.fd, fcntl.F_GETFL)
-    # copy_file_range refuses files that are open for appending; the place to write to is known anyway.
-    fcntl.fcntl(op.fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
-    try:
-        return _copy(op)
-    finally:
-        fcntl.fcntl(op.fd, fcntl.F_SETFL, flags)
-
-
-def _copy(op: ops.CopyRange) -> Appended:
-    done = 0
-    try:
-        while done < op.size:
-            count = os.copy_file_range(
-                op.source_fd, op.fd, op.size - done, op.offset + done, op.expected + done
-            )
-            if count == 0:
-                break
-            done += count
-    except OSError as error:
-        if error.errno in _NO_COPY and done == 0:
-            return _copy_by_hand(op)
-        return Appended(done, error)
-    return Appended(done, None)
-
-
-def _copy_by_hand(op: ops.CopyRange) -> Appended:
-    done = 0
-    try:
-        while done < op.size:
-            piece = os.pread(op.source_fd, min(_PIECE, op.size - done), op.offset + done)
-            if not piece:
-                break
-            done += os.pwrite(op.fd, piece, op.expected + done)
-    except OSError as error:
-        return Appended(done, error)
-    return Appended(done, None)
-
-
 _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.Open: _open,
     ops.Create: _create,
-    ops.Read: lambda op: _pread(op.fd, op.size, op.offset),
+    ops.Read: _read,
     ops.Advise: _advise,
     ops.Append: _append,
     ops.Truncate: _truncate,
@@ -445,5 +410,5 @@ _CALLS: dict[type[Op[Any]], Callable[[Any], Any]] = {
     ops.SyncAll: _sync_all,
     ops.SetTimes: lambda op: os.utime(op.fd, ns=(op.mtime_ns, op.mtime_ns)),
     ops.SetXattr: lambda op: os.setxattr(op.path, op.name, op.value, follow_symlinks=False),
-    ops.CopyRange: _copy_range,
+    ops.CopyRange: copy_range,
 }

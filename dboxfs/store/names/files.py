@@ -46,12 +46,11 @@ import trio
 from msgspec import Struct
 
 from dboxfs.errors import DboxfsError, NoSuchMessage
-from dboxfs.fsapi import ops
-from dboxfs.fsapi.chain import Steps
-from dboxfs.fsapi.ops import FileAsSeen, LockKind, OpenedFile, OpenShared, TryLock
+from dboxfs.fsapi.ops import FileAsSeen, LockKind
 from dboxfs.store import Folder, Mailbox
-from dboxfs.store.disk import AppendFile, Disk, check_appended
+from dboxfs.store.disk import AppendFile, Disk
 from dboxfs.store.indexes.locks import lock_log, unlock_log
+from dboxfs.store.names.appending import append_steps
 from dboxfs.store.names.codec import Line, LineKind, encode_line
 from dboxfs.store.names.of_mailbox import NOBODY, There
 from dboxfs.store.names.read import QUIET_SECONDS, NameReader, Seen
@@ -59,65 +58,6 @@ from dboxfs.store.write import LockMethod, Superseded, Wanted, WriteOptions
 from dboxfs.store.write.group_commit import GroupCommit, Request
 
 _LOCKS = {LockMethod.FCNTL: LockKind.RECORD, LockMethod.FLOCK: LockKind.FLOCK}
-
-
-class LinesAppended(Struct, frozen=True):
-    """The result of :func:`append_steps`: the file, and the bytes ``before`` that it had behind ``seen``.
-
-    ``appended``: False: another process has written meanwhile, and nothing was appended.
-    """
-
-    status: os.stat_result
-    seen: Seen
-    before: bytes
-    appended: bool = True
-
-
-def append_steps(
-    path: str, kind: LockKind, seen: Seen, known: Seen, data: bytes, *, durable: bool
-) -> Steps[LinesAppended | None]:
-    """Lock the file, read new lines, cut off a torn end, append *data*, sync; None: the file is locked.
-
-    :param known: the state that *data* was decided on: if the file has changed since, nothing is appended.
-    :raises FileNotFoundError: there is no file.
-    :raises OSError: the file is unchanged, but for a torn end.
-    """
-    opened: OpenedFile = yield OpenShared(path)
-    fd = opened.fd
-    try:
-        if not (yield TryLock(fd, kind)):
-            return None
-        status: os.stat_result = yield ops.Stat(path, follow=False)
-        if (status.st_dev, status.st_ino) != (opened.stat.st_dev, opened.stat.st_ino):
-            return None
-        size = status.st_size
-        before: bytes | None = None
-        if seen.end <= size and seen.end:
-            before = seen.behind(status, (yield ops.Read(fd, size - seen.start, seen.start)))
-        if before is None:
-            seen = Seen((status.st_dev, status.st_ino))
-            before = (yield ops.Read(fd, size, 0)) if size else b""
-        if seen.end + len(before) < size:
-            return None
-        now = seen.after(before)
-        whole = now.end
-        if known.has_grown(now):
-            return LinesAppended(status, seen, before, appended=False)
-        if size > whole:
-            yield ops.Truncate(fd, whole, size)
-        written = 0
-        try:
-            answer: ops.Appended = yield ops.Append(fd, (data,))
-            written = answer.written
-            check_appended(answer, len(data), path)
-            if durable:
-                yield ops.Sync(fd, whole + len(data))
-        except OSError:
-            yield ops.Truncate(fd, whole, whole + written)
-            raise
-        return LinesAppended(status, seen, before)
-    finally:
-        yield ops.Close(fd)
 
 
 class _Naming(Struct, frozen=True):
@@ -195,16 +135,18 @@ class NameFiles:
     def _token(self) -> str:
         return self._reader.writers.token
 
-    def _known(self, mailbox: str) -> tuple[Folder | None, Mailbox | None]:
+    def _known(self, mailbox: str) -> tuple[Folder, Mailbox] | None:
         folder = self._reader.store.folders.get(mailbox)
-        box = folder.mailbox if folder is not None else None
-        return folder, box if box is not None and box.guid is not None else None
+        if folder is None or folder.mailbox is None or folder.mailbox.guid is None:
+            return None
+        return folder, folder.mailbox
 
     async def name_of(self, mailbox: str, uid: int, there: There) -> bytes | None:
         """Its name: see :class:`~dboxfs.store.write.naming.Namer`; if it can't be read, the known one."""
-        folder, box = self._known(mailbox)
-        if folder is None or box is None:
+        known = self._known(mailbox)
+        if known is None:
             return None
+        folder, box = known
         try:
             await self._reader.look(folder)
         except OSError as exc:
@@ -213,9 +155,10 @@ class NameFiles:
 
     def name_as_seen(self, mailbox: str, uid: int) -> tuple[bytes, FileAsSeen] | None:
         """Its name as it was read last: see :class:`~dboxfs.store.write.naming.Namer`."""
-        folder, box = self._known(mailbox)
-        if folder is None or box is None:
+        known = self._known(mailbox)
+        if known is None:
             return None
+        folder, box = known
         seen = self._seen(box)
         return self._names.name(folder, uid), FileAsSeen(self._reader.path(box), seen.identity, seen.end)
 
@@ -300,7 +243,8 @@ class NameFiles:
         :raises OSError, StoreBusy: a file can't be written.
         """
         for folder in list(self._reader.store.folders.values()):
-            if (box := folder.mailbox) is None or not self._names.are_waiting(box):
+            box = folder.mailbox
+            if box is None or not self._names.are_waiting(box):
                 continue
             async with self._locked(folder, box) as file:
                 await self._reader.store.refresh_mailbox(folder)

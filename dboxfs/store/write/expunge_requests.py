@@ -4,8 +4,8 @@ The daemon answers an unlink(2) when its record is in the log.  ``rm -r`` sends 
 the answer to the one before.  :class:`Asking` writes such a record with one job of a worker: lock the log,
 check that it is the same file with the same end, append, unlock.  If the program has named the message, the
 file of names has to be the same, too.  If that fails (another process holds the lock, or a file has grown or
-was replaced), the request is written like that of :meth:`StoreWriter.expunge`,
-which reads the new records; after that the log is known again.
+was replaced), the request is written like that of :meth:`StoreWriter.expunge`, which reads the new records;
+after that the log is known again.
 
 These records are not replayed into the index's state: the next task that locks the index reads them like the
 records of any other process.
@@ -117,15 +117,15 @@ class Asking:
         note = promises.file
         if kind is None or state is None or note is None or state.row_of(uid) < 0:
             return False
-        asked, if_seen = called_message(), None
+        asked, seen = called_message(), [FileAsSeen(file.path, file.identity, self._end)]
         if self._work.namer is not None and asked is not None:
             known = self._work.namer.name_as_seen(self._name, uid)
             if known is None or known[0] != asked.name:
                 return False
-            if_seen = known[1]
-        request, end = log_records.request(state, uid), self._end
+            seen.append(known[1])
+        request = log_records.request(state, uid)
         data, line = log_records.ask_for_expunge(request), promise(request)
-        at_once = AppendLocked(file.fd, file.path, file.identity, end, data, kind, note.fd, line, if_seen)
+        at_once = AppendLocked(file.fd, tuple(seen), data, kind, note.fd, line)
         answer = await self._work.fs.run_chain_soon(lambda: append_under_lock(at_once), at_once)
         if answer is None:
             return False
@@ -200,7 +200,11 @@ class Requests:
         asking = self._asking.get(name)
         if asking is None:
             asking = self._asking[name] = Asking(self._work, name, self._expunge)
-        return await asking.ask(uid)
+        try:
+            return await asking.ask(uid)
+        finally:
+            if self._asking.get(name) is not asking:  # closed meanwhile, but it may have begun a note
+                await self._close(name, asking)
 
     async def carry_out(self, name: str) -> None:
         """Make the requests durable; execute them if there is no Dovecot.
@@ -221,13 +225,21 @@ class Requests:
     async def _close(self, name: str, asking: Asking) -> None:
         await asking.close()
         self._left.setdefault(name, []).extend(asking.promises)
+        asking.promises.clear()
 
-    async def forget(self, name: str) -> None:
-        """Drop the notes of a mailbox that this writer has deleted."""
+    async def forget(self, name: str, guid: bytes | None) -> None:
+        """Drop the notes of a mailbox that this writer has deleted.
+
+        :param guid: of the mailbox; notes of others, which had its name before, stay.  None: not known.
+        """
         asking = self._asking.pop(name, None)
         if asking is not None:
             await self._close(name, asking)
-        await self._work.notes.drop([promises.path for promises in self._left.pop(name, [])])
+        left = self._left.pop(name, [])
+        gone = [promises for promises in left if guid is not None and promises.guid == guid.hex()]
+        await self._work.notes.drop([promises.path for promises in gone])
+        if others := [promises for promises in left if promises not in gone]:
+            self._left[name] = others
 
     async def keep(self, name: str | None = None) -> None:
         """Execute what :meth:`carry_out` has left (in one mailbox), and drop the notes.
@@ -248,9 +260,7 @@ class Requests:
                     self._left.setdefault(box, [])[:0] = left
 
 
-def _is_as_seen(seen: FileAsSeen | None) -> Steps[bool]:
-    if seen is None:
-        return True
+def _is_as_seen(seen: FileAsSeen) -> Steps[bool]:
     try:
         return seen.is_like((yield ops.Stat(seen.path, follow=False)))
     except FileNotFoundError:
@@ -258,21 +268,20 @@ def _is_as_seen(seen: FileAsSeen | None) -> Steps[bool]:
 
 
 def append_under_lock(asked: AppendLocked) -> Steps[Appended | None]:
-    """The steps of one request.  None: the log has changed or is locked."""
+    """The steps of one request.  None: a file has changed, or the log is locked."""
     fd, end = asked.fd, asked.end
     if not (yield TryLock(fd, asked.lock)):
         return None
     answer: Appended | None = None
     try:
-        now = yield ops.Stat(asked.path, follow=False)
-        same = (now.st_dev, now.st_ino) == asked.identity and now.st_size == end
-        if same and (yield from _is_as_seen(asked.if_seen)):
+        for seen in asked.seen:
+            if not (yield from _is_as_seen(seen)):
+                break
+        else:
             answer = yield ops.Append(fd, (asked.data,))
             if answer.written == len(asked.data) and answer.error is None:
                 noted = yield ops.Append(asked.note_fd, (asked.note,))
                 answer = Appended(answer.written, noted.error)
-    except FileNotFoundError:
-        pass  # the next look at the log raises the error
     except OSError as error:
         answer = Appended(0, error)
     if answer is not None and answer.written not in (0, len(asked.data)):

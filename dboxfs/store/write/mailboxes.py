@@ -29,7 +29,7 @@ from dboxfs.store.write.list_index import ListedMailboxes, listed, own_name, own
 from dboxfs.store.write.mailbox_check import check_mailbox_name
 from dboxfs.store.write.mailbox_trees import check_parent, remove_empty_parents, trees
 from dboxfs.store.write.proof import expunges_of, holds_messages, is_left_by_expunge
-from dboxfs.store.write.removing import remove_index_files, remove_tree, was_empty
+from dboxfs.store.write.removing import empty_trash, remove_index_files, remove_tree, was_empty
 from dboxfs.store.write.session import Work, message_number, present
 from dboxfs.store.write_errors import InvalidName, MailboxExists, MailboxInUse
 
@@ -190,8 +190,9 @@ class MailboxTree:
 
     # -- delete ------------------------------------------------------------------------------------------
 
-    async def delete(self, name: str, *, only_empty: bool = False) -> None:
+    async def delete(self, name: str, *, only_empty: bool = False) -> bytes | None:
         """Delete a mailbox and its messages; its children stay.  A parent without messages is just removed.
+        Gives the mailbox's guid; None: it was none, or was marked as deleted before.
 
         :param only_empty: refuse if there are messages or children.
         :raises MailboxInUse: there are (or a message came meanwhile); or there are message files that are not
@@ -207,16 +208,18 @@ class MailboxTree:
                         guid = self._location.directories.guid(name)
                     if guid is not None:  # its files are still to be removed when it is listed no more
                         directory.enter_context(self._location.directories.keep(name, guid))
-                await self._delete(name, only_empty=only_empty)
+                deleted = await self._delete(name, only_empty=only_empty)
         self._work.count("mailboxes")
+        return deleted
 
-    async def _delete(self, name: str, *, only_empty: bool) -> None:
+    async def _delete(self, name: str, *, only_empty: bool) -> bytes | None:
+        deleted: bytes | None = None
         folder, path = self._location.folder_path(name), self._location.mailbox_path(name)
         if only_empty:
             await self._check_empty(name, folder)
         if await self._disk.exists(path) or await self._disk.exists(self._work.index(name).log_path):
             await self._refuse_message_files(name)
-            await self._mark_deleted(name, only_empty=only_empty)
+            deleted = await self._mark_deleted(name, only_empty=only_empty)
             self._work.forget(name)
             if self._by_guid:
                 await self._unlist(name)
@@ -228,6 +231,7 @@ class MailboxTree:
         await was_empty(self._disk, folder)
         if not await self._disk.exists(self._location.root):
             raise ops.os_error(errno.ENOENT, self._location.root)  # the store went away, nothing deleted
+        return deleted
 
     async def _check_empty(self, name: str, folder: str) -> None:
         if self._by_guid:
@@ -282,23 +286,22 @@ class MailboxTree:
         directory, file = os.path.split(path)
         return message_number(file, "u") if directory in directories else 0
 
-    async def _mark_deleted(self, name: str, *, only_empty: bool) -> None:
-        """Expunge all messages and write INDEX_DELETED; no change if that was done already."""
+    async def _mark_deleted(self, name: str, *, only_empty: bool) -> bytes | None:
+        """Expunge all messages and write INDEX_DELETED; None: that was done already."""
         for _ in range(_ATTEMPTS):
             try:
-                if only_empty:
-                    await self._mark_if_empty(name, requested_ok=True)
-                    return
-                await self._expunge(name, None)
-                if await self._mark_if_empty(name, requested_ok=False):
-                    return
+                if not only_empty:
+                    await self._expunge(name, None)
+                guid = await self._mark_if_empty(name, requested_ok=only_empty)
             except NoSuchMailbox:  # an attempt that a crash ended has marked it
-                return
+                return None
+            if guid is not None:
+                return guid
         raise MailboxInUse(
             f"{self._work.shown(name)}: messages keep coming while the mailbox is being deleted"
         )
 
-    async def _mark_if_empty(self, name: str, *, requested_ok: bool) -> bool:
+    async def _mark_if_empty(self, name: str, *, requested_ok: bool) -> bytes | None:
         async with self._work.mailbox(name) as index:
             count = len(index.state)
             if requested_ok and count and count == len(index.state.pending_expunges):
@@ -307,11 +310,11 @@ class MailboxTree:
                 raise MailboxInUse(f"{self._work.shown(name)}: the mailbox has messages")
             elif not count:
                 await index.append(log_records.index_deleted(), durable=True)
-                return True
+                return self._work.header(index).guid
         if count < 0:
             await self._expunge(name, [])  # only the requested ones, none that came since
             return await self._mark_if_empty(name, requested_ok=requested_ok)
-        return False
+        return None
 
     async def _remove_mailbox(self, name: str, path: str) -> None:
         """Hide the mailbox, then remove its files, also in the alt, control and index trees."""
@@ -330,20 +333,7 @@ class MailboxTree:
         if self._location.control is not None:
             control = os.path.join(self._location.control, self._location.mailbox_dir, name)
             await was_empty(self._disk, control)
-        await self._disk.attempt(self._empty_trash())
-
-    async def _empty_trash(self) -> None:
-        """Remove the leftovers of interrupted deletions, but no directory that holds a message file.
-
-        Dovecot renames a deleted mailbox to this directory itself, if no other process uses the name.
-        """
-        if not await holds_messages(self._disk, self._trash):
-            await remove_tree(self._disk, self._trash)
-            return
-        for entry in await self._disk.listdir(self._trash):
-            path = os.path.join(self._trash, entry.name)
-            if entry.is_dir and not await holds_messages(self._disk, path):
-                await remove_tree(self._disk, path)
+        await self._disk.attempt(empty_trash(self._disk, self._trash))
 
     async def _throw_away(self, path: str, away: str) -> None:
         """Hide a directory in one step.  If that fails (disk full), the caller empties it in place."""

@@ -35,7 +35,7 @@ _NAMES_AT_ONCE = 256
 _LONGEST = 1 << 31
 _MARKS = (RecordType.INDEX_DELETED, RecordType.INDEX_UNDELETED)
 
-Delete = Callable[[str], Awaitable[None]]
+Delete = Callable[[str], Awaitable[object]]
 
 
 class LogEnd(Struct, frozen=True):

@@ -7,6 +7,7 @@ import os
 
 from dboxfs.fsapi import ops
 from dboxfs.store.disk import Disk
+from dboxfs.store.write.proof import holds_messages
 
 
 async def remove_tree(disk: Disk, path: str) -> None:
@@ -21,6 +22,22 @@ async def remove_tree(disk: Disk, path: str) -> None:
         else:
             await disk.unlink(child)
     await was_empty(disk, path)
+
+
+async def empty_trash(disk: Disk, trash: str) -> None:
+    """Remove the leftovers of interrupted deletions in *trash*, but no directory that holds a message file.
+
+    Dovecot renames a deleted mailbox to this directory itself, if no other process uses the name.
+
+    :raises OSError: a part of them can't be removed.
+    """
+    if not await holds_messages(disk, trash):
+        await remove_tree(disk, trash)
+        return
+    for entry in await disk.listdir(trash):
+        path = os.path.join(trash, entry.name)
+        if entry.is_dir and not await holds_messages(disk, path):
+            await remove_tree(disk, path)
 
 
 async def remove_index_files(disk: Disk, directory: str) -> None:

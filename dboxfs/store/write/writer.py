@@ -352,8 +352,7 @@ class StoreWriter:
         :param only_empty: as rmdir(2): refuse if there are messages or children.
         :raises MailboxInUse, NoSuchMailbox, Unsupported: it can't be deleted.
         """
-        await self._tree.delete(name, only_empty=only_empty)
-        await self._requests.forget(name)
+        await self._requests.forget(name, await self._tree.delete(name, only_empty=only_empty))
 
     async def rename_mailbox(self, old: str, new: str, *, parents: bool = True) -> None:
         """Rename a mailbox or a parent, with all children; *parents*: as for :meth:`create_mailbox`.

@@ -1,7 +1,7 @@
 """Files and directories of :mod:`dboxfs.vfs.views.foreign` that are open.
 
-Each call runs on one of the store's own worker threads: a disk that hangs, or slow files of
-one user's programs, hold up nobody else.
+Each call runs on one of the store's own worker threads: a disk that hangs, or slow files of one user's
+programs, hold up nobody else.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def a_log(tmp_path: Path, lock: LockKind = LockKind.RECORD) -> Iterator[AppendLo
     note = os.open(tmp_path / "note", os.O_RDWR | os.O_APPEND | os.O_CREAT)
     found = os.fstat(fd)
     try:
-        yield AppendLocked(fd, str(path), (found.st_dev, found.st_ino), len(LOG), DATA, lock, note, NOTE)
+        seen = FileAsSeen(str(path), (found.st_dev, found.st_ino), len(LOG))
+        yield AppendLocked(fd, (seen,), DATA, lock, note, NOTE)
         assert is_free(fd, lock, path)
         asked = path.exists() and path.read_bytes() == LOG + DATA
         assert (tmp_path / "note").read_bytes() == (NOTE if asked else b"")
@@ -127,7 +128,7 @@ def test_only_where_another_file_is_as_it_was_seen_the_log_gets_the_request(
     else:
         names.write_bytes(now)
     with a_log(tmp_path) as asked:
-        asked = replace(asked, if_seen=FileAsSeen(str(names), identity, len(seen or b"")))
+        asked = replace(asked, seen=(*asked.seen, FileAsSeen(str(names), identity, len(seen or b""))))
         assert (way(asked) is not None) == (seen == now)
 
 
