@@ -2,7 +2,9 @@
 
 The snapshot is taken at opendir and again when the reader rewinds.  ``.`` and ``..`` come first, then the
 children in the order of their names, then messages in the order of their uids, then staged files.  The offset
-of a name is its position in the snapshot plus 1.  Messages that have gone since are left out.
+of a name is its position in the snapshot plus 1.  A message that was replaced since (written anew, or another
+one was renamed over it) is shown as the one that has its name now, so that no listing lacks a name that was
+there all the time.  Other messages that have gone since are left out.
 
 A listing waits up to :data:`SIZES_SECONDS` in all for sizes that were not read yet.  A message whose size is
 still unknown is listed all the same; the kernel asks for the size when it needs it.
@@ -13,15 +15,17 @@ Concurrency: one reader at a time; the kernel sees to that.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import trio
 from msgspec import Struct
 from msgspec.structs import replace
 
 from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store, change_time
-from dboxfs.store.attrs import DAMAGED, Uids
+from dboxfs.store.attrs import DAMAGED, FactTable, Uids
 from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs.attrs import NS, SHORT, Attributes, Attrs
 from dboxfs.vfs.folders import Folders
@@ -73,12 +77,18 @@ class OpenDirectory(Protocol):
 
 
 class Snapshot:
-    """The names of one folder as they were when :meth:`take` was called last."""
+    """The names of one folder as they were when :meth:`take` was called last.
 
-    __slots__ = ("_rows", "_seen", "_window_start", "children", "folder", "mailbox", "uids")
+    :param heir: gives the message that has replaced one that is gone; None: there is none.
+    """
 
-    def __init__(self, folder: Folder) -> None:
+    __slots__ = (
+        "_heir", "_places", "_rows", "_seen", "_window_start", "children", "folder", "mailbox", "uids",
+    )  # fmt: skip
+
+    def __init__(self, folder: Folder, heir: Callable[[Folder, int], int | None]) -> None:
         self.folder = folder
+        self._heir = heir
         self.take()
 
     def take(self) -> None:
@@ -87,6 +97,7 @@ class Snapshot:
         self.mailbox: Mailbox | None = self.folder.mailbox
         self.uids = self.mailbox.uids if self.mailbox is not None else np.empty(0, np.uint32)
         self._rows: list[tuple[int, int, int, int, int]] = []
+        self._places: dict[int, int] = {}
         self._window_start = -1
         self._seen: tuple[object, ...] | None = None
 
@@ -127,9 +138,11 @@ class Snapshot:
         assert self.mailbox is not None
         table = self.mailbox.facts
         self._seen = self._now()
-        at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
-        there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
-        at = at[there] if len(table) else at[:0]
+        at, there = _found(table, uids)
+        if not there.all():
+            uids = self._with_heirs(uids, np.flatnonzero(~there).tolist(), start)
+            at, there = _found(table, uids)
+        at = at[there]
         facts = table.columns(at)
         columns = [np.zeros(len(uids), np.int64) for _ in range(5)]
         sources = (table.uids[at], facts.state, facts.size, facts.received, facts.saved)
@@ -139,6 +152,28 @@ class Snapshot:
         columns[4] = columns[4] * NS + nanoseconds
         self._rows = list(zip(*(column.tolist() for column in columns), strict=True))
         self._window_start = start
+
+    def _with_heirs(self, uids: Uids, gone: list[int], start: int) -> Uids:
+        """The uids from *start* on, with those that have replaced *gone* ones in the places of these.
+
+        A message has one place in a listing: that of its own, or the first of those that it has replaced.
+        """
+        uids = uids.copy()
+        for at in gone:
+            heir = self._heir(self.folder, int(uids[at]))
+            if heir is None or (self.uids == heir).any():
+                continue
+            if self._places.setdefault(heir, start + at) == start + at:
+                uids[at] = heir
+        return uids
+
+
+def _found(table: FactTable, uids: Uids) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """The rows of *uids* in the table, and which of them it has; intp[n], bool[n]."""
+    if not len(table):
+        return np.zeros(len(uids), np.intp), np.zeros(len(uids), bool)
+    at = np.minimum(table.uids.searchsorted(uids), len(table) - 1)
+    return at, table.uids[at] == uids
 
 
 async def wait_for_sizes(box: Mailbox, scans: Scans, uids: Uids, deadline: float) -> None:
@@ -167,7 +202,7 @@ class Directory:
         self._inode = inode
         self._deadline = 0.0
         self._staged: list[ListingRow] = []
-        self.snapshot = Snapshot(folder)
+        self.snapshot = Snapshot(folder, partial(lists.names.written.heir, renamed=True))
 
     @property
     def folder(self) -> Folder:
@@ -224,6 +259,7 @@ class Directory:
             return
         base, after = lists.inodes.of(snapshot.folder), len(snapshot.children) + 3
         named, written = lists.names.listed(snapshot.folder), lists.written
+        staged = {row.name for row in self._staged}
         for position, uid, state, size, received, changed_ns in snapshot.rows(first):
             timeout = None if state & KNOWN else 0.0 if state == UNKNOWN else SHORT
             if written and base | uid in written:
@@ -231,6 +267,8 @@ class Directory:
             if state & DAMAGED:
                 size = lists.attributes.damaged_size(size)
             name = named.get(uid, b"%d.eml" % uid) if named else b"%d.eml" % uid
+            if staged and name in staged and uid != snapshot.uids[position]:
+                continue  # the staged file that has become this message since is listed
             if name:
                 yield ListingRow(position + after, name, base | uid, size, received, changed_ns, timeout)
         behind = len(snapshot.uids)

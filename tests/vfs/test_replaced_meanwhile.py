@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from dboxfs.store import Folder
-from tests.vfs.inside import ONE, TWO, Mounted, Program
+from tests.vfs.inside import JULY, ONE, TWO, Mounted, Program
 
 
 async def test_a_name_whose_message_another_mount_has_just_replaced_is_gone_when_unlink_answers(
@@ -122,3 +123,51 @@ async def test_a_message_that_is_replaced_before_each_step_of_an_open_is_opened(
                     else:
                         await opened.file.release()
                         break
+
+
+WAYS: dict[str, Callable[[Program], Awaitable[object]]] = {
+    "append": lambda p: p.append("INBOX/note", ONE),
+    "written anew": lambda p: p.write("INBOX/note", ONE),
+    "another date": lambda p: p.set_received("INBOX/note", JULY),
+    "renamed over": lambda p: renamed_over(p),
+}
+"""How the message of a name becomes another one."""
+
+
+async def renamed_over(p: Program) -> None:
+    await p.write("Work/other", ONE)
+    await p.rename("Work/other", "INBOX/note")
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("seen", [0, 1, 2], ids=["from its beginning", "before it", "behind it"])
+async def test_a_listing_that_goes_on_while_a_message_is_replaced_shows_its_name_once(
+    m: Mounted, p: Program, way: Callable[[Program], Awaitable[object]], times: int, seen: int
+) -> None:
+    await p.write("INBOX/note", TWO)
+    await p.write("INBOX/last", TWO)
+    directory = await m.vfs.opendir(await p.inode("INBOX"))
+    await directory.prepare(0)
+    rows = list(itertools.islice(directory.messages(0), seen))
+    for _ in range(times):
+        await way(p)
+    start = rows[-1].next if rows else 0
+    if rows:
+        await directory.prepare(start)
+    rows += directory.messages(start)
+    assert [row.name for row in rows] == [b"1.eml", b"note", b"last"]
+    if seen < 2:  # not listed yet
+        assert rows[1].inode == await p.inode("INBOX/note")
+
+
+async def test_a_message_that_takes_two_names_while_a_listing_goes_on_is_shown_once(
+    m: Mounted, p: Program
+) -> None:
+    await p.write("INBOX/note", TWO)
+    await p.write("INBOX/last", TWO)
+    directory = await m.vfs.opendir(await p.inode("INBOX"))
+    await directory.prepare(0)
+    await p.append("INBOX/note", ONE)
+    await p.rename("INBOX/note", "INBOX/last")
+    assert [row.name for row in directory.messages(0)] == [b"1.eml", b"last"]

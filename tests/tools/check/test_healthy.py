@@ -47,11 +47,13 @@ def test_copies_that_dovecot_encrypts_anew_for_another_mailbox_are_healthy(dovec
     account.doveadm("mailbox create", "Work")
     account.doveadm("copy", "Work", "mailbox", "INBOX", "uid", "1:2")
     account.doveadm("copy", "Work", "mailbox", "Work", "uid", "1")
+    # A copy inside of its mailbox has the same key: 2.4 refers to the text that is there, 2.3 encrypts anew.
+    anew = 2 if dovecot.dialect.version >= (2, 4) else 3
     for options in ([], ["--quick"]):
         report = check(account.location, *options)
         assert (report.status, report.loud()) == (0, [])
         (note,) = [one for one in report.findings if one["code"] == "encrypted-copies"]
-        assert "3 messages are copies of others, encrypted anew" in str(note["what"])
+        assert f"{anew} messages are copies of others, encrypted anew" in str(note["what"])
         assert "avoid doveadm force-resync" in str(note["todo"])
 
 
