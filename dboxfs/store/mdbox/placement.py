@@ -17,6 +17,7 @@ ten:
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -24,56 +25,27 @@ from functools import partial
 from itertools import accumulate, groupby
 
 import numpy as np
+import trio
 from msgspec import Struct
 
 from dboxfs.dbox import FileHeader, parse_file_header
-from dboxfs.errors import FormatError
+from dboxfs.errors import CorruptFile, DboxfsError, FormatError
 from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.ops import LockKind
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.indexes.log import IndexLog, locked_ahead, locked_behind
+from dboxfs.store.mdbox.container import Container, Placed, rebuilt
 from dboxfs.store.mdbox.newest import NewestFile, Placing, append_to_newest, is_good
 from dboxfs.store.stored_record import FILE_HEAD
 from dboxfs.store.write.log_records import MapEntry
 from dboxfs.store.write.record import Composed, Place, Spooled, new_file
 from dboxfs.store.write.session import Work
 
+log = logging.getLogger(__name__)
+
 _MOST_LOOKED_AT = 10
 _MOST_OPEN = 8
-
-
-class Container(Struct, eq=False):
-    """A file that is being appended to.
-
-    ``file_id`` 0: new, not named yet.  ``start``: its size before.  ``header``: still to be written.
-    ``key``: of a file of format 3.
-    """
-
-    file: AppendFile
-    file_id: int
-    start: int
-    new: bool = False
-    header: bytes = b""
-    key: bytes | None = None
-
-    @property
-    def end(self) -> int:
-        """The offset of the next record (bytes)."""
-        return self.file.size + len(self.header)
-
-    @property
-    def next(self) -> Place:
-        """The place of the next record."""
-        return Place(self.end, self.key)
-
-
-class Placed(Struct, frozen=True):
-    """The place of a record: *size* bytes at *offset* in *container*."""
-
-    container: Container
-    offset: int
-    size: int
 
 
 def _went_well(done: Placing | None) -> bool:
@@ -199,7 +171,7 @@ class Placer:
         """Take over the newest file, to which a job has appended."""
         file = AppendFile(self._disk, target.path, done.opened)
         file.size = target.end + done.written
-        container = Container(file, target.file_id, target.end, key=done.key)
+        container = Container(file, target.file_id, target.end, key=done.key, mark=target.map_mark)
         self.containers.append(container)
         return container
 
@@ -247,14 +219,51 @@ class Placer:
             if container.file.is_open:
                 await container.file.sync()
 
+    async def copy_to_new(self, placed: Placed) -> Placed:
+        """Copy a record to a new file, since its file has lost its name.  It is durable after :meth:`sync`.
+
+        :raises CorruptFile: a record of format 3, which is valid in its own file only.  Dovecot, which alone
+            rebuilds, has no such files.
+        """
+        old = placed.container.file
+        if placed.container.key is not None:
+            raise CorruptFile(old.path, 0, "another program has replaced the file while it was appended to")
+        room = (c for c in self.containers if c.new and c.file.is_open and self._fits(c.end, placed.size))
+        new = next(room, None)
+        if new is None:
+            await self._close_some()
+            new = await self._new()
+            self.containers.append(new)
+        header, new.header = new.header, b""
+        if header:
+            await new.file.append(header)
+        copy = Placed(new, new.end, placed.size)
+        await new.file.append_from(old.fd, placed.size, placed.offset)
+        return copy
+
     async def rollback(self) -> None:
-        """Remove all placed records, unless the map names them, and close the files.  Never fails."""
+        """Remove all placed records, unless the map names them, and close the files.  Never fails.  The map
+        must not be locked.
+        """
         if not self.named:
             for container in self.containers:
                 if not container.new and container.file.size > container.start:
-                    await self._disk.attempt(container.file.cut(container.start))
+                    await self._cut(container)
             await self._disk.discard([c.file.path for c in self.containers if c.new])
         await self.close()
+
+    async def _cut(self, container: Container) -> None:
+        """Cut off appended records, unless a rebuild has met them: then the map may name them.  If the map
+        can't be locked, a rebuild may be under way, and they stay, too.
+        """
+        try:
+            with trio.CancelScope(shield=True):
+                async with self._work.map.locked():
+                    if await rebuilt(self._work, MapIndex(self._work.map.state), container) is None:
+                        await container.file.cut(container.start)
+        except (DboxfsError, OSError) as error:
+            log.warning("%s: records of a failed save stay behind its end: %s", container.file.path, error)
+            self._disk.lost_errors += 1
 
     async def close(self) -> None:
         """Close the files and release their locks."""
@@ -392,5 +401,5 @@ class Placer:
             return False
         if not isinstance(header, FileHeader) or not is_good(header, self._work.options.dbox_version):
             return False
-        container.key = header.key
+        container.key, container.mark = header.key, self._index.mark
         return True

@@ -18,17 +18,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import zip_longest
 
-from msgspec import Struct, field
-
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import ops
-from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.store.disk import AppendFile
 from dboxfs.store.indexes.in_turn import LogWrite, LogWritten, first_and_last, run_in_turn
-from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.indexes.snapshot import is_due_behind
-from dboxfs.store.mdbox.placement import LastEnd, Placed, Placer
+from dboxfs.store.mdbox.arriving import Arriving, Save, Share
+from dboxfs.store.mdbox.container import Rebuilt, rebuilt
+from dboxfs.store.mdbox.placement import LastEnd, Placer
 from dboxfs.store.mdbox.references import REFCOUNT_LIMIT, References
 from dboxfs.store.size_format import generation_of
 from dboxfs.store.write import log_records
@@ -36,9 +34,9 @@ from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.store.write.message import NewMessage, StoredText, Twin
 from dboxfs.store.write.notes import Note, writing
-from dboxfs.store.write.record import Composed, checked_guid, compose
-from dboxfs.store.write.results import Saved, now_seconds
-from dboxfs.store.write.session import KEEP_STATES, Work, visible
+from dboxfs.store.write.record import checked_guid, compose
+from dboxfs.store.write.results import Saved
+from dboxfs.store.write.session import KEEP_STATES, Work
 from dboxfs.store.write_errors import TextGone
 from dboxfs.store.write_options import LockMethod
 
@@ -52,43 +50,7 @@ _TAIL = 64
 """Bytes by which a log grows at most beyond the planned write: the map's tail."""
 
 
-class _Arriving(Struct):
-    """A message on its way.  ``placed``: its record; None: not written yet, or it refers to a stored text."""
-
-    message: NewMessage
-    guid: bytes
-    placed: Placed | None = None
-
-
-class _Save(Struct):
-    """A save on its way.
-
-    ``waiting``: messages whose records are in memory; the save's own placer has placed the others.
-    """
-
-    name: str
-    arriving: list[_Arriving] = field(default_factory=list)
-    waiting: list[tuple[_Arriving, Composed]] = field(default_factory=list)
-    placer: Placer | None = None
-
-
-class _Share(Struct):
-    """The part of a group for one mailbox: its requests, and the messages that they replace (uid, map uid).
-
-    ``uids``: of the new messages, by the ``id()`` of their :class:`_Arriving`.  ``referring``: those of
-    ``appended`` that refer to a text which was stored before.
-    """
-
-    name: str
-    index: IndexLog
-    requests: list[Request[_Save, Saved]]
-    appended: list[log_records.AppendedRow] = field(default_factory=list)
-    referring: list[log_records.AppendedRow] = field(default_factory=list)
-    replaced: list[tuple[int, int]] = field(default_factory=list)
-    uids: dict[int, int] = field(default_factory=dict)
-
-
-_Request = Request[_Save, Saved]
+_Request = Request[Save, Saved]
 
 
 class MdboxSaves:
@@ -98,7 +60,7 @@ class MdboxSaves:
         self._work = work
         self._disk = work.disk
         self._references = references
-        self.queue: GroupCommit[_Save, Saved] = GroupCommit(self._commit, gathers=True)
+        self.queue: GroupCommit[Save, Saved] = GroupCommit(self._commit, gathers=True)
         self._last: LastEnd | None = None
 
     # -- save --------------------------------------------------------------------------------------------
@@ -106,7 +68,7 @@ class MdboxSaves:
     async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
         """Save *messages* into a mailbox in one transaction."""
         options = await self._work.coding_options(name)
-        save = _Save(name)
+        save = Save(name)
         request: _Request = Request(save, save.name)
         waiting, notes = 0, list[str]()
         try:
@@ -115,12 +77,12 @@ class MdboxSaves:
                     check_keywords(message.keywords)
                     if isinstance(message.same_as, Twin) and message.same_as.number >= len(save.arriving):
                         raise ValueError("a message refers to one that comes before it")
-                    save.arriving.append(_Arriving(message, checked_guid(message)))
+                    save.arriving.append(Arriving(message, checked_guid(message)))
                     continue
                 composed = await compose(
                     message, options, mailbox=name, directory=self._work.location.storage
                 )
-                save.arriving.append(_Arriving(message, composed.guid))  # not its bytes as they are stored
+                save.arriving.append(Arriving(message, composed.guid))  # not its bytes as they are stored
                 save.waiting.append((save.arriving[-1], composed))
                 waiting += composed.room
                 if save.placer is None and (waiting > SHARED_LIMIT or not composed.whole):
@@ -140,7 +102,7 @@ class MdboxSaves:
         finally:
             await self._work.notes.drop(notes)
 
-    async def _place_own(self, save: _Save, placer: Placer, notes: list[str]) -> None:
+    async def _place_own(self, save: Save, placer: Placer, notes: list[str]) -> None:
         """Append the records in memory to files of the save's own, not durably yet.
 
         :param notes: the path of the note about the records of this save is appended.
@@ -203,7 +165,7 @@ class MdboxSaves:
             request.what.waiting.clear()
 
     @asynccontextmanager
-    async def _shares(self, group: Sequence[_Request]) -> AsyncIterator[list[_Share]]:
+    async def _shares(self, group: Sequence[_Request]) -> AsyncIterator[list[Share]]:
         """Hold the mailboxes of the group; a request whose mailbox can't be locked gets the error."""
         async with AsyncExitStack() as stack:
             shares = []
@@ -215,7 +177,7 @@ class MdboxSaves:
                     for request in requests:
                         request.error = error
                 else:
-                    shares.append(_Share(name, index, requests))
+                    shares.append(Share(name, index, requests))
             yield shares
 
     async def _write(
@@ -223,10 +185,11 @@ class MdboxSaves:
         mapping: MapIndex,
         placers: list[Placer],
         group: Sequence[_Request],
-        shares: list[_Share],
+        shares: list[Share],
         notes: list[str],
     ) -> None:
         """Carry out the steps from the names of new files to the map's tail; map and mailboxes are locked."""
+        await self._meet_rebuild(mapping, placers, group, shares)
         highest = await self._name_files(mapping, placers)
         entries = self._entries(mapping, group, shares)
         batch = log_records.highest_file_id(self._work.map.state, highest) if highest else []
@@ -237,7 +200,7 @@ class MdboxSaves:
         lost = sorted(map_uid for share in shares for _, map_uid in share.replaced)
         batch += log_records.change_refcounts(self._work.map.state, [(map_uid, -1) for map_uid in lost])
         writes = [self._work.map.plan(batch, durable=True)]
-        writes += [share.index.plan(self._records(share), durable=True) for share in shares]
+        writes += [share.index.plan(share.records(), durable=True) for share in shares]
         writes.append(self._work.map.plan((), tail=True, unlink=notes, behind=writes[0]))
         done = await run_in_turn(self._disk, writes, self._to_close(placers, shares, writes))
         of_map = first_and_last(writes, done)  # one replay for both
@@ -257,10 +220,11 @@ class MdboxSaves:
                 self._last = placers[0].last_end(entries) if len(placers) == 1 else None
         elif consistent and await self._disk.attempt(self._work.map_done(notes)):
             notes.clear()
-        self._answer(shares)
+        for share in shares:
+            self._work.count("saved", share.answer())
 
     def _to_close(
-        self, placers: Sequence[Placer], shares: Sequence[_Share], writes: Sequence[LogWrite]
+        self, placers: Sequence[Placer], shares: Sequence[Share], writes: Sequence[LogWrite]
     ) -> list[AppendFile]:
         """The files that the job closes, and so unlocks, at its end: of the mailboxes, the map, the ``m.N``.
 
@@ -279,7 +243,7 @@ class MdboxSaves:
         return [*(index.file for index in indexes), *files]
 
     @staticmethod
-    def _refuse_lost_texts(mapping: MapIndex, shares: list[_Share]) -> None:
+    def _refuse_lost_texts(mapping: MapIndex, shares: list[Share]) -> None:
         """Drop requests whose messages refer to a text that is gone; they get an error."""
         more, now = Counter[int](), generation_of(*mapping.identity)
         for share in shares:
@@ -299,7 +263,7 @@ class MdboxSaves:
                 request.error = TextGone("a message with the same guid has gone meanwhile")
                 share.requests.remove(request)
 
-    async def _name(self, shares: list[_Share]) -> None:
+    async def _name(self, shares: list[Share]) -> None:
         """Give the messages their uids, and tell the namer.
 
         Requests that the namer refuses leave the group: their records then belong to no mailbox.
@@ -324,6 +288,38 @@ class MdboxSaves:
                     share.requests.remove(request)
         shares[:] = [share for share in shares if share.requests]
 
+    async def _meet_rebuild(
+        self, mapping: MapIndex, placers: list[Placer], group: Sequence[_Request], shares: list[Share]
+    ) -> None:
+        """Bring together what this group has appended and what a rebuild by Dovecot has made of it meanwhile.
+
+        A record that has a message in its mailbox keeps its map uid: the message is replaced. A record that
+        is in no file of the storage any more is copied to a new one.
+        """
+        met: dict[int, tuple[Placer, Rebuilt]] = {}
+        for placer in placers:
+            for container in placer.containers:
+                found = await rebuilt(self._work, mapping, container)
+                if found is not None:
+                    met[id(container)] = placer, found
+        if not met:
+            return
+        share_of = {id(request): share for share in shares for request in share.requests}
+        for request in group:
+            share = share_of.get(id(request))
+            for arriving in request.what.arriving:
+                placed = arriving.placed
+                if placed is None or id(placed.container) not in met:
+                    continue
+                placer, found = met[id(placed.container)]
+                map_uid = found.map_uids.get(placed.offset, 0)
+                if found.in_place or (share is not None and share.uids_of(map_uid, arriving.guid)):
+                    arriving.map_uid = map_uid
+                else:
+                    arriving.placed = await placer.copy_to_new(placed) if share is not None else None
+        for placer, _ in met.values():
+            await placer.sync()
+
     async def _name_files(self, mapping: MapIndex, placers: list[Placer]) -> int:
         """Give new files their names; gives the highest file_id of them, 0 if there is no new file."""
         new = [c for placer in placers for c in placer.containers if c.new]
@@ -346,7 +342,7 @@ class MdboxSaves:
         return file_id if new else 0
 
     def _entries(
-        self, mapping: MapIndex, group: Sequence[_Request], shares: list[_Share]
+        self, mapping: MapIndex, group: Sequence[_Request], shares: list[Share]
     ) -> list[log_records.MapEntry]:
         """The map entries for all records that were placed; the shares get the rows of their mailboxes."""
         map_uid = mapping.state.next_uid
@@ -357,7 +353,10 @@ class MdboxSaves:
             texts = [arriving.message.same_as for arriving in request.what.arriving]
             twins = Counter(text.number for text in texts if isinstance(text, Twin))
             for number, (arriving, text) in enumerate(zip(request.what.arriving, texts, strict=True)):
-                if (placed := arriving.placed) is not None:
+                refers, placed = isinstance(text, StoredText) or arriving.map_uid > 0, arriving.placed
+                if arriving.map_uid:
+                    places.append(arriving.map_uid)
+                elif placed is not None:
                     count = 1 + twins[number] if share is not None else 0
                     file_id, offset, size = placed.container.file_id, placed.offset, placed.size
                     entries.append(log_records.MapEntry(map_uid, file_id, offset, size, count))
@@ -365,41 +364,14 @@ class MdboxSaves:
                     map_uid += 1
                 elif isinstance(text, Twin):
                     places.append(places[text.number])
-                elif text is not None:
-                    places.append(text.map_uid)
+                    refers = request.what.arriving[text.number].map_uid > 0
+                else:  # 0: a refused message, whose record is gone
+                    places.append(text.map_uid if text is not None else 0)
                 if share is not None:
-                    self._add_row(share, arriving, places[-1])
+                    share.add_row(arriving, places[-1], refers=refers)
         return entries
 
-    @staticmethod
-    def _add_row(share: _Share, arriving: _Arriving, map_uid: int) -> None:
-        """Add a new message's mailbox record; flags and keywords may come from another message."""
-        state, message, uid = share.index.state, arriving.message, share.uids[id(arriving)]
-        flags, keywords = message.flags, message.keywords
-        column = map_uids(state)
-        if message.replaces is not None and column is not None and visible(state, [message.replaces]):
-            old = (message.replaces, int(column[state.row_of(message.replaces)]))
-            flags, keywords = log_records.marks(state, message.replaces)
-            if old not in share.replaced:
-                share.replaced.append(old)
-        elif message.inherits is not None and visible(state, [message.inherits]):
-            flags, keywords = log_records.marks(state, message.inherits)
-        saved = message.saved if message.saved is not None else now_seconds()
-        has_uidl = message.pop3_uidl is not None
-        row = log_records.AppendedRow(uid, flags, keywords, arriving.guid, map_uid, saved, has_uidl)
-        share.appended.append(row)
-        if isinstance(message.same_as, StoredText):
-            share.referring.append(row)
-
-    def _records(self, share: _Share) -> list[bytes]:
-        """The records for a mailbox's log."""
-        records = log_records.append_messages(share.index.state, share.appended, mdbox=True)
-        replaced = sorted(uid for uid, _ in share.replaced)
-        if replaced:
-            records += log_records.expunge(share.index.state, replaced, external=True)
-        return records
-
-    async def _settle(self, share: _Share, write: LogWrite, written: LogWritten | None) -> bool:
+    async def _settle(self, share: Share, write: LogWrite, written: LogWritten | None) -> bool:
         """Settle the write to a mailbox; if *written* is None, write it first, since the write to a mailbox
         before it has failed.
 
@@ -420,7 +392,7 @@ class MdboxSaves:
                 return False
         return True
 
-    async def _disown(self, shares: list[_Share], placers: list[Placer], lost: Sequence[int]) -> None:
+    async def _disown(self, shares: list[Share], placers: list[Placer], lost: Sequence[int]) -> None:
         """Take back the references if the map has the change but could not be made durable.
 
         :param lost: map uids of replaced messages, which their mailboxes still have.
@@ -432,16 +404,3 @@ class MdboxSaves:
         back = log_records.references_of([row for share in shares for row in share.appended], -1)
         back += [(map_uid, 1) for map_uid in lost]
         await self._disk.attempt(self._references.change(back, tail=True))
-
-    def _answer(self, shares: list[_Share]) -> None:
-        for share in shares:
-            rows = iter(share.appended)
-            for request in share.requests:
-                mine = [next(rows) for _ in request.what.arriving]
-                if request.error is None:
-                    request.result = Saved(
-                        share.index.state.uid_validity,
-                        tuple(row.uid for row in mine),
-                        tuple(row.guid for row in mine),
-                    )
-                    self._work.count("saved", len(mine))
