@@ -187,6 +187,10 @@ def showing(dovecot: Dovecot, mounts: Mounts, tmp: Path) -> Iterator[Showing]:
         shown.settled()
 
 
+_WHAT_ARE_YOU, _A_VT220 = b"\x1b[c", b"\x1b[?62;22c"
+"""The request for a terminal's kind and its answer (DA1 of ECMA-48): aerc 0.20 does not end without one."""
+
+
 class Typed(NamedTuple):
     """What is typed once this holds; it is given what the terminal has said since the last time."""
 
@@ -214,9 +218,12 @@ def in_terminal(
             said = b""
         ready, _, _ = select.select([terminal], [], [], 0.2)
         try:
-            said += os.read(terminal, 65536) if ready else b""
+            new = os.read(terminal, 65536) if ready else b""
         except OSError:  # it has ended
             break
+        said += new
+        if _WHAT_ARE_YOU in new:
+            os.write(terminal, _A_VT220)
     else:
         os.kill(pid, 9)
     os.close(terminal)
