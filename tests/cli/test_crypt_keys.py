@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,27 @@ def test_a_key_with_a_password_is_opened_by_it_alone(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="it needs a password; give -o crypt_password_fd=N"):
         read_keys([str(locked)], None)
+
+
+def test_a_password_is_asked_for_at_the_terminal_and_not_shown(tmp_path: Path) -> None:
+    locked = made_key(tmp_path / "locked.pem", "-aes256", "-pass", "pass:geheim")
+    script = (
+        "import sys; from dboxfs.cli.crypt_keys import read_keys; print(len(read_keys(sys.argv[1:], None)))"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", script, str(locked)])
+    question, said = b"password of %b: " % os.fsencode(locked), b""
+    try:
+        while data := os.read(terminal, 4096):
+            said += data
+            if said == question:
+                os.write(terminal, b"geheim\n")
+    except OSError:  # it has ended
+        pass
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0, said
+    assert said.split() == [*question.split(), b"1"]
 
 
 def test_what_is_no_key_is_one_line(tmp_path: Path) -> None:
