@@ -25,12 +25,13 @@ import pyfuse3
 import trio
 from pyfuse3 import FUSEError
 
+from dboxfs.fuse.entries import add_messages
 from dboxfs.fuse.error_map import ErrorMap
 from dboxfs.fuse.openless import NO_FLUSH
 from dboxfs.vfs.attrs import NS, Attrs
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.file_system import ReadableFileSystem, WritableFileSystem
-from dboxfs.vfs.listing import ListingRow, OpenDirectory
+from dboxfs.vfs.listing import OpenDirectory
 from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.reader import Opened
@@ -188,12 +189,7 @@ class Adapter(pyfuse3.Operations):
             if not reply(token, name, _entry(attrs), above | behind):
                 return
         await directory.sizes(start)
-        entry = _entry(directory.attributes())
-        timeout = entry.attr_timeout
-        for row in directory.messages(start):
-            _fill(entry, row, timeout)
-            if not reply(token, row.name, entry, above | row.next):
-                return
+        add_messages(token, directory, start, _entry(directory.attributes()), above)
 
     @request
     async def releasedir(self, fh: int) -> None:
@@ -347,13 +343,3 @@ def _entry(attrs: Attrs) -> pyfuse3.EntryAttributes:
     entry.entry_timeout = attrs.entry_timeout
     entry.attr_timeout = attrs.attr_timeout
     return entry
-
-
-def _fill(entry: Any, row: ListingRow, timeout: float) -> None:
-    """Make *entry* the attributes of one message in a listing: made once, filled for each."""
-    entry.st_ino = row.inode
-    entry.st_size = size = row.size
-    entry.st_blocks = (size + 511) >> 9
-    entry.st_mtime_ns = entry.st_atime_ns = row.received * NS
-    entry.st_ctime_ns = row.changed_ns
-    entry.attr_timeout = timeout if row.attr_timeout is None else row.attr_timeout

@@ -1,4 +1,5 @@
-"""The hook that lets a read-only mount do without OPEN, and a writable one without needless FLUSH requests.
+"""The hook that lets a read-only mount do without OPEN, a writable one without needless FLUSH requests, and
+that makes listings cheap.
 
 A file system that answers OPEN and OPENDIR with ENOSYS gets its READ and READDIRPLUS requests without a
 handle, and has to know the inode instead. pyfuse3's handlers are given the handle alone. The hook
@@ -11,9 +12,12 @@ The hook also stands in front of ``fuse_reply_open``. An OPEN whose handle has t
 answered with NOFLUSH (libfuse 3.11, Linux 5.16), which pyfuse3 can't set: the kernel then sends no FLUSH when
 a descriptor is closed. Without the hook FLUSH comes, and does nothing.
 
+And it stands in front of ``fuse_add_direntry_plus``, to which pyfuse3 gives each entry of a listing from
+Python, 2 µs an entry: :meth:`Hook.list` has the next call add many (:mod:`dboxfs.fuse.entries`).
+
 The dynamic linker takes the first definition that it finds, so the hook has to be loaded before pyfuse3, and
 for all libraries (RTLD_GLOBAL): :mod:`dboxfs.fuse` does that when it is imported. On mounts that answer OPEN
-it only does the latter: their handles are never 0.
+it does all but the first: their handles are never 0.
 
 The extension is optional: without a compiler or libfuse's headers dboxfs is installed without it. Then, and
 where the hook can't be loaded or pyfuse3's table did not go through it, :func:`why_not` says why, and OPEN
@@ -56,6 +60,28 @@ class Hook(Struct, frozen=True):
     def filled(self) -> int:
         """Requests that were given their inode, since the process began."""
         return self._count("dboxfs_filled")
+
+    @property
+    def can_list(self) -> bool:
+        """Whether entries of listings go through the hook: known after the first entry."""
+        return bool(self._count("dboxfs_entries"))
+
+    def list(self, rows: int, count: int, names: int, above: int) -> None:
+        """Have the next entry that pyfuse3 adds be these instead, as many as there is room for.
+
+        :param rows: address of rows of :data:`~dboxfs.vfs.listing.LISTED`.  :param count: at least 1.
+        :param names: address of their names.  All of this must stay there until then.
+        :param above: bits of all offsets.
+        """
+        assert self.loaded is not None
+        self.loaded.dboxfs_list(
+            ctypes.c_void_p(rows), ctypes.c_size_t(count), ctypes.c_void_p(names), ctypes.c_uint64(above)
+        )
+
+    @property
+    def listed(self) -> int:
+        """How many of them there was room for."""
+        return self._count("dboxfs_listed")
 
     def _count(self, name: str) -> int:
         return 0 if self.loaded is None else ctypes.c_ulong.in_dll(self.loaded, name).value

@@ -14,9 +14,10 @@ Concurrency: one reader at a time; the kernel sees to that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from itertools import chain, compress
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,8 @@ import trio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dboxfs.store import KNOWN, UNKNOWN, Folder, Mailbox, Store, change_time
-from dboxfs.store.attrs import DAMAGED, FactTable, Uids
+from dboxfs.store import UNKNOWN, Folder, Mailbox, Store, change_time
+from dboxfs.store.attrs import DAMAGED, FactTable, Rows, Uids
 from dboxfs.store.names.of_mailbox import encode
 from dboxfs.vfs.attrs import NS, SHORT, Attributes, Attrs
 from dboxfs.vfs.folders import Folders
@@ -37,7 +38,8 @@ SIZES_SECONDS = 2.0
 """Seconds that a listing waits in all for sizes; the kernel asks for the others when it needs them."""
 
 _AHEAD = 64
-_LISTING_WINDOW = 2048
+LISTING_WINDOW = 2048
+"""Messages of a listing that are computed together."""
 
 
 class ListingRow(Struct, frozen=True, gc=False):
@@ -57,6 +59,99 @@ class ListingRow(Struct, frozen=True, gc=False):
     attr_timeout: float | None
 
 
+LISTED = np.dtype(
+    [
+        ("next", np.int64), ("inode", np.uint64), ("size", np.int64), ("received", np.int64),
+        ("changed_ns", np.int64), ("attr_timeout", np.float64), ("name", np.uint64),
+    ]
+)  # fmt: skip
+"""A message of a :class:`ListingBlock`, as ``fuse/openless_hook.c`` reads it."""
+
+
+class ListingBlock(Struct, frozen=True):
+    """Messages of a listing in their order, as columns.
+
+    ``rows``: :data:`LISTED` [n], with the fields of :class:`ListingRow`; ``attr_timeout`` is NaN for None,
+    ``name`` the place in ``names`` where the name begins.  ``names``: each ends with a zero byte.
+    """
+
+    rows: npt.NDArray[np.void]
+    names: bytes
+
+    @classmethod
+    def of(cls, names: Sequence[bytes], **columns: npt.ArrayLike) -> ListingBlock:
+        """Messages with these names and columns."""
+        rows = np.empty(len(names), LISTED)
+        for column, values in columns.items():
+            rows[column] = values
+        lengths = np.fromiter(map(len, names), np.uint64, len(names)) + np.uint64(1)
+        rows["name"] = np.cumsum(lengths) - lengths
+        return cls(rows, b"\0".join(names) + b"\0")
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[ListingRow]) -> ListingBlock:
+        """These messages."""
+        return cls.of(
+            [row.name for row in rows],
+            next=[row.next for row in rows],
+            inode=np.array([row.inode for row in rows], np.uint64),
+            size=[row.size for row in rows],
+            received=[row.received for row in rows],
+            changed_ns=[row.changed_ns for row in rows],
+            attr_timeout=[np.nan if row.attr_timeout is None else row.attr_timeout for row in rows],
+        )
+
+    @classmethod
+    def of_messages(
+        cls,
+        names: Sequence[bytes],
+        behind: npt.NDArray[Any],
+        base: int,
+        box: Mailbox,
+        rows: Rows,
+        attributes: Attributes,
+    ) -> ListingBlock:
+        """Messages of a mailbox.
+
+        :param behind: the offset behind each.  :param base: the inode number of the mailbox.
+        :param rows: of each in the table of facts.
+        """
+        uids, facts = box.facts.uids[rows], box.facts.columns(rows)
+        nanoseconds = np.array(change_time.of_messages(box.state, uids), np.int64)
+        sizes, state = facts.size.astype(np.int64), facts.state
+        damaged = (state & DAMAGED) != 0
+        if damaged.any():
+            sizes[damaged] = [attributes.damaged_size(size) for size in sizes[damaged].tolist()]
+        return cls.of(
+            names,
+            next=behind,
+            inode=uids.astype(np.uint64) | np.uint64(base),
+            size=sizes,
+            received=facts.received,
+            changed_ns=facts.saved.astype(np.int64) * NS + nanoseconds,
+            attr_timeout=np.where(damaged, SHORT, np.where(state == UNKNOWN, 0.0, np.nan)),
+        )
+
+    def with_open(self, written: Collection[int]) -> ListingBlock:
+        """The same, where the kernel keeps no attributes of the inodes *written*."""
+        if not written:
+            return self
+        is_open = np.isin(self.rows["inode"], np.fromiter(written, np.uint64, len(written)))
+        rows = self.rows.copy()
+        rows["attr_timeout"][is_open] = 0.0
+        return ListingBlock(rows, self.names)
+
+    def from_offset(self, start: int) -> ListingBlock:
+        """Those of the messages that come from offset *start* on."""
+        return ListingBlock(self.rows[self.rows["next"].searchsorted(start, side="right") :], self.names)
+
+    def __iter__(self) -> Iterator[ListingRow]:
+        for behind, inode, size, received, changed_ns, attr_timeout, at in self.rows.tolist():
+            name = self.names[at : self.names.index(b"\0", at)]
+            timeout = None if attr_timeout != attr_timeout else attr_timeout
+            yield ListingRow(behind, name, inode, size, received, changed_ns, timeout)
+
+
 class OpenDirectory(Protocol):
     """A directory that the kernel has opened.  Its entries are those of :meth:`above`, then the messages."""
 
@@ -73,7 +168,11 @@ class OpenDirectory(Protocol):
         """The attributes that all messages of the directory have in common."""
 
     def messages(self, start: int) -> Iterator[ListingRow]:
-        """The messages from offset *start* on."""
+        """The messages from offset *start* on.
+
+        A directory that has many may have a method ``blocks``, too: it gives the same as blocks, each of
+        which is good until the next await, at less cost.
+        """
 
 
 class Snapshot:
@@ -82,9 +181,7 @@ class Snapshot:
     :param heir: gives the message that has replaced one that is gone; None: there is none.
     """
 
-    __slots__ = (
-        "_heir", "_places", "_rows", "_seen", "_window_start", "children", "folder", "mailbox", "uids",
-    )  # fmt: skip
+    __slots__ = ("_heir", "_places", "children", "folder", "mailbox", "uids")
 
     def __init__(self, folder: Folder, heir: Callable[[Folder, int], int | None]) -> None:
         self.folder = folder
@@ -96,10 +193,7 @@ class Snapshot:
         self.children = sorted(self.folder.children.items())
         self.mailbox: Mailbox | None = self.folder.mailbox
         self.uids = self.mailbox.uids if self.mailbox is not None else np.empty(0, np.uint32)
-        self._rows: list[tuple[int, int, int, int, int]] = []
         self._places: dict[int, int] = {}
-        self._window_start = -1
-        self._seen: tuple[object, ...] | None = None
 
     def follow(self, folder: Folder) -> None:
         """The mailbox was renamed, and is *folder* now; the snapshot stays."""
@@ -108,50 +202,16 @@ class Snapshot:
         self.children = [(shown, here.get(shown, child)) for shown, child in self.children]
         if self.mailbox is None:
             self.uids = self.uids[:0]
-        self._window_start = -1
 
-    def rows(self, start: int) -> Iterator[tuple[int, int, int, int, int, int]]:
-        """Messages from number *start* on: (position, uid, state, size, received, changed_ns)."""
-        position = start
-        while position < len(self.uids):
-            window = position - position % _LISTING_WINDOW
-            if window != self._window_start or not self._is_current():
-                self._load(window)
-            for uid, state, size, received, changed_ns in self._rows[position - window :]:
-                if uid:
-                    yield position, uid, state, size, received, changed_ns
-                position += 1
+    def shown(self, start: int, table: FactTable) -> Uids:
+        """:data:`LISTING_WINDOW` messages from number *start* on; in the places of those that are gone, those
+        that have replaced them.
 
-    def _is_current(self) -> bool:
-        """Whether neither the mailbox nor its facts have changed since the window was loaded."""
-        return self._seen == self._now()
-
-    def _now(self) -> tuple[object, ...]:
-        """A value that differs after any change of the mailbox or its facts."""
-        assert self.mailbox is not None
-        table, state = self.mailbox.facts, self.mailbox.state
-        log = (state.log_file_seq, state.head_offset) if state is not None else None
-        return table, table.version, state, log
-
-    def _load(self, start: int) -> None:
-        uids = self.uids[start : start + _LISTING_WINDOW]
-        assert self.mailbox is not None
-        table = self.mailbox.facts
-        self._seen = self._now()
-        at, there = _found(table, uids)
-        if not there.all():
-            uids = self._with_heirs(uids, np.flatnonzero(~there).tolist(), start)
-            at, there = _found(table, uids)
-        at = at[there]
-        facts = table.columns(at)
-        columns = [np.zeros(len(uids), np.int64) for _ in range(5)]
-        sources = (table.uids[at], facts.state, facts.size, facts.received, facts.saved)
-        for column, source in zip(columns, sources, strict=True):
-            column[there] = source
-        nanoseconds = np.array(change_time.of_messages(self.mailbox.state, uids), np.int64)
-        columns[4] = columns[4] * NS + nanoseconds
-        self._rows = list(zip(*(column.tolist() for column in columns), strict=True))
-        self._window_start = start
+        :param table: has the messages that are there.
+        """
+        uids = self.uids[start : start + LISTING_WINDOW]
+        _, there = table.rows_of(uids)
+        return uids if there.all() else self._with_heirs(uids, np.flatnonzero(~there).tolist(), start)
 
     def _with_heirs(self, uids: Uids, gone: list[int], start: int) -> Uids:
         """The uids from *start* on, with those that have replaced *gone* ones in the places of these.
@@ -166,14 +226,6 @@ class Snapshot:
             if self._places.setdefault(heir, start + at) == start + at:
                 uids[at] = heir
         return uids
-
-
-def _found(table: FactTable, uids: Uids) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """The rows of *uids* in the table, and which of them it has; intp[n], bool[n]."""
-    if not len(table):
-        return np.zeros(len(uids), np.intp), np.zeros(len(uids), bool)
-    at = np.minimum(table.uids.searchsorted(uids), len(table) - 1)
-    return at, table.uids[at] == uids
 
 
 async def wait_for_sizes(box: Mailbox, scans: Scans, uids: Uids, deadline: float) -> None:
@@ -202,6 +254,8 @@ class Directory:
         self._inode = inode
         self._deadline = 0.0
         self._staged: list[ListingRow] = []
+        self._block: ListingBlock | None = None
+        self._seen: tuple[object, ...] = ()
         self.snapshot = Snapshot(folder, partial(lists.names.written.heir, renamed=True))
 
     @property
@@ -217,10 +271,12 @@ class Directory:
         snapshot, lists = self.snapshot, self._lists
         if snapshot.folder not in lists.inodes:
             snapshot.follow((await lists.folders.seek(self._inode)).directory())
+            self._block = None
         if start == 0:
             await lists.store.check(snapshot.folder)
             await lists.names.know(snapshot.folder)
             snapshot.take()
+            self._block = None
             self._staged = lists.staged(snapshot.folder)
             self._deadline = trio.current_time() + SIZES_SECONDS
 
@@ -254,26 +310,55 @@ class Directory:
 
     def messages(self, start: int) -> Iterator[ListingRow]:
         """The messages from offset *start* on."""
-        snapshot, lists, first = self.snapshot, self._lists, self._first(start)
-        if snapshot.folder not in lists.inodes:
+        return chain.from_iterable(self.blocks(start))
+
+    def blocks(self, start: int) -> Iterator[ListingBlock]:
+        """The messages from offset *start* on."""
+        snapshot, first, written = self.snapshot, self._first(start), self._lists.written
+        if snapshot.folder not in self._lists.inodes:
             return
-        base, after = lists.inodes.of(snapshot.folder), len(snapshot.children) + 3
-        named, written = lists.names.listed(snapshot.folder), lists.written
-        staged = {row.name for row in self._staged}
-        for position, uid, state, size, received, changed_ns in snapshot.rows(first):
-            timeout = None if state & KNOWN else 0.0 if state == UNKNOWN else SHORT
-            if written and base | uid in written:
-                timeout = 0.0
-            if state & DAMAGED:
-                size = lists.attributes.damaged_size(size)
-            name = named.get(uid, b"%d.eml" % uid) if named else b"%d.eml" % uid
-            if staged and name in staged and uid != snapshot.uids[position]:
-                continue  # the staged file that has become this message since is listed
-            if name:
-                yield ListingRow(position + after, name, base | uid, size, received, changed_ns, timeout)
-        behind = len(snapshot.uids)
-        for position, row in enumerate(self._staged[max(first - behind, 0) :], max(first, behind)):
-            yield replace(row, next=position + after)
+        count, after = len(snapshot.uids), len(snapshot.children) + 2
+        for window in range(first - first % LISTING_WINDOW, count, LISTING_WINDOW):
+            yield self._window(window).from_offset(start).with_open(written)
+        behind = [
+            replace(row, next=place + after + 1)
+            for place, row in enumerate(self._staged, count)
+            if place >= first
+        ]
+        if behind:
+            yield ListingBlock.of_rows(behind)
+
+    def _window(self, window: int) -> ListingBlock:
+        """The messages from number *window* on, made again if anything that they show has changed."""
+        snapshot, lists = self.snapshot, self._lists
+        box = snapshot.mailbox
+        assert box is not None
+        log = (box.state.log_file_seq, box.state.head_offset) if box.state is not None else None
+        names = lists.names.version(snapshot.folder)
+        now = (window, lists.inodes.of(snapshot.folder), box.facts, box.facts.version, box.state, log, names)
+        if self._block is None or self._seen != now:
+            self._block, self._seen = self._loaded(box, window), now
+        return self._block
+
+    def _loaded(self, box: Mailbox, window: int) -> ListingBlock:
+        snapshot, lists, table = self.snapshot, self._lists, box.facts
+        uids, staged = snapshot.shown(window, table), {row.name for row in self._staged}
+        names = [b"%d.eml" % uid for uid in uids.tolist()]
+        named = lists.names.listed(snapshot.folder)
+        if named:
+            names = [named.get(uid, name) for uid, name in zip(uids.tolist(), names, strict=True)]
+        rows, there = table.rows_of(uids)
+        if named or staged or not there.all():
+            there &= np.fromiter(map(bool, names), np.bool_, len(names))
+            if staged:  # a staged file that has become a message since is listed
+                replaced = uids != snapshot.uids[window : window + LISTING_WINDOW]
+                there &= ~(replaced & np.fromiter((name in staged for name in names), np.bool_, len(names)))
+            rows, _ = table.rows_of(uids[there])
+            names = list(compress(names, there.tolist()))
+        places = np.flatnonzero(there) + window + len(snapshot.children) + 3
+        return ListingBlock.of_messages(
+            names, places, lists.inodes.of(snapshot.folder), box, rows, lists.attributes
+        )
 
 
 class Listings:

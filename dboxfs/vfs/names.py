@@ -89,6 +89,10 @@ class Names:
         shown, hidden = self.written.unusual(folder), self.hidden(folder)
         return {**shown, **dict.fromkeys(hidden, b"")} if hidden else shown
 
+    def version(self, folder: Folder) -> object:
+        """Another value whenever names of a listing may have changed."""
+        return self.written.version(folder), tuple(folder.children), frozenset(self.hidden(folder))
+
     @property
     def skipped_lines(self) -> int:
         """Lines of the files of names that can't be read."""

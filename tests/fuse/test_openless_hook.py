@@ -34,6 +34,22 @@ def test_files_and_directories_are_read_without_ever_being_opened(tmp_path: Path
 
 
 @pytest.mark.mount
+def test_messages_in_a_block_are_listed_each_with_its_name_and_attributes(tmp_path: Path) -> None:
+    answer = run(tmp_path / "mnt", "many")
+    assert answer["found"] == {
+        f"{number}{'n' * (number * 7 % 196)}": [
+            number + (5 << 32),
+            number * 1_431_655,
+            (number * 500_000 - 100_000_000) * 10**9,
+            (number * 500_000 - 200_000_000) * 10**9 + number,
+        ]
+        for number in range(1, 3001)
+    }
+    assert "getattr" not in answer["requests"]
+    assert answer["singly"] == 3, "pyfuse3 was given the files one by one, and no message"
+
+
+@pytest.mark.mount
 def test_a_hook_that_came_too_late_says_so_and_changes_nothing(tmp_path: Path) -> None:
     answer = run(tmp_path / "mnt", "early")
     assert answer["why_not"] == "pyfuse3's handlers did not go through the hook"

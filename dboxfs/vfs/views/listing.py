@@ -9,45 +9,26 @@ Concurrency: one reader at a time; the kernel sees to that.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Awaitable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
-from msgspec import Struct
 
 from dboxfs.errors import DboxfsError
-from dboxfs.store import Folder, Mailbox, change_time
-from dboxfs.store.attrs import DAMAGED, Uids
-from dboxfs.vfs.attrs import NS, SHORT, Attrs
+from dboxfs.store import Folder, Mailbox
+from dboxfs.store.attrs import Uids
+from dboxfs.vfs.attrs import SHORT, Attrs
 from dboxfs.vfs.errors import Refused
-from dboxfs.vfs.listing import ListingRow
+from dboxfs.vfs.listing import LISTING_WINDOW, ListingBlock, ListingRow
 from dboxfs.vfs.readonly import ReadOnlyVfs
 from dboxfs.vfs.views.layout import Layout
 from dboxfs.vfs.views.letters import FLAG_MASK, SEEN
-from dboxfs.vfs.views.maildir_names import MaildirNames, Name
+from dboxfs.vfs.views.maildir_names import MaildirNames
 from dboxfs.vfs.views.places import DIRECTORIES, KEYWORDS_NAME, MaildirPlace, Sub
 
-_ROWS_AT_ONCE = 512
-
 Entry = tuple[bytes, Attrs]
-
-
-class _Row(Struct, frozen=True):
-    """A message of a listing, number *position* of its candidates."""
-
-    position: int
-    uid: int
-    name: Name
-    state: int
-    size: int
-    received: int
-    changed_ns: int
-
-
-def _position(row: _Row) -> int:
-    return row.position
 
 
 class ListedView(Protocol):
@@ -74,7 +55,10 @@ class ListedView(Protocol):
 
     def keywords(self, place: MaildirPlace) -> Attrs: ...
 
-    def tell(self, folder: Folder, uid: int, name: Name) -> bool: ...
+    @property
+    def removals(self) -> int: ...
+
+    def tell_all(self, folder: Folder, sub: Sub, names: Mapping[int, bytes]) -> None: ...
 
     def can_tell(self, folder: Folder, count: int) -> bool: ...
 
@@ -141,8 +125,8 @@ class MessageDirectory:
         self._above: list[Entry] = []
         self._uids: Uids = np.empty(0, np.uint32)
         self._may_tell = False
-        self._rows: list[_Row] = []
-        self._seen: object = None
+        self._block: ListingBlock | None = None
+        self._seen: tuple[object, ...] = ()
 
     @property
     def folder(self) -> Folder:
@@ -158,7 +142,7 @@ class MessageDirectory:
         await view.names.know(folder)
         own = await view.directory(self.place)
         self._above = [(b".", own), (b"..", view.mailbox(folder)), *await view.temporaries(self.place)]
-        self._uids = self._candidates(folder)
+        self._uids, self._block = self._candidates(folder), None
         await self._know_sizes(folder)
         self._may_tell = view.can_tell(folder, len(self._uids))
 
@@ -200,50 +184,39 @@ class MessageDirectory:
 
     def messages(self, start: int) -> Iterator[ListingRow]:
         """The messages from offset *start* on, under the names that they have now."""
-        view, after = self._view, len(self._above)
+        return chain.from_iterable(self.blocks(start))
+
+    def blocks(self, start: int) -> Iterator[ListingBlock]:
+        """The messages from offset *start* on, under the names that they have now."""
         try:
             folder = self.folder
         except DboxfsError:
             return
-        written: Collection[int] = view.reading.open_files.written
-        position = max(start - after, 0)
-        while position < len(self._uids):
+        first, written = max(start - len(self._above), 0), self._view.reading.open_files.written
+        for window in range(first - first % LISTING_WINDOW, len(self._uids), LISTING_WINDOW):
             box = folder.mailbox
             if box is None or box.state is None:
                 return
-            first = position - position % _ROWS_AT_ONCE
-            rows = self._loaded(folder, box, first)
-            for row in rows[bisect_left(rows, position, key=_position) :]:
-                damaged, inode, size = row.state & DAMAGED, self.place.folder | row.uid, row.size
-                timeout = SHORT if damaged else 0.0 if not row.state or inode in written else None
-                if self._may_tell:
-                    view.tell(folder, row.uid, row.name)
-                if damaged:
-                    size = view.reading.attributes.damaged_size(size)
-                behind = row.position + after + 1
-                yield ListingRow(behind, row.name.name, inode, size, row.received, row.changed_ns, timeout)
-            position = first + _ROWS_AT_ONCE
+            yield self._window(folder, box, window).from_offset(start).with_open(written)
 
-    def _loaded(self, folder: Folder, box: Mailbox, first: int) -> list[_Row]:
-        """The messages from number *first* on, read again if the mailbox has changed since."""
+    def _window(self, folder: Folder, box: Mailbox, window: int) -> ListingBlock:
+        """The messages from number *window* on, made again if anything that they show has changed."""
         assert box.state is not None
-        log = box.state.log_file_seq, box.state.head_offset
-        now = first, box.facts, box.facts.version, box.state, log, self._view.names.version(folder)
-        if now != self._seen:
-            self._rows, self._seen = list(self._window(folder, box, first)), now
-        return self._rows
+        view, log = self._view, (box.state.log_file_seq, box.state.head_offset)
+        names = view.names.version(folder), view.removals
+        now = (window, folder, box.facts, box.facts.version, box.state, log, names)
+        if self._block is None or self._seen != now:
+            self._block, self._seen = self._loaded(folder, box, window), now
+        return self._block
 
-    def _window(self, folder: Folder, box: Mailbox, first: int) -> Iterator[_Row]:
-        uids, table = self._uids[first : first + _ROWS_AT_ONCE], box.facts
-        at = np.minimum(table.uids.searchsorted(uids), max(len(table) - 1, 0))
-        there = table.uids[at] == uids if len(table) else np.zeros(len(uids), bool)
-        positions, uids, facts = np.flatnonzero(there) + first, uids[there], table.columns(at[there])
-        changed = change_time.of_messages(box.state, uids)
-        columns = (positions, uids, facts.state, facts.size, facts.received, facts.saved)
-        rows = zip(
-            *(column.tolist() for column in columns), changed, self._view.names.of_many(folder, uids, facts),
-            strict=True,
-        )  # fmt: skip
-        for position, uid, state, size, received, saved, nanoseconds, name in rows:
-            if name is not None and name.sub is self.place.sub:
-                yield _Row(position, uid, name, state, size, received, saved * NS + nanoseconds)
+    def _loaded(self, folder: Folder, box: Mailbox, window: int) -> ListingBlock:
+        view, sub = self._view, self.place.sub
+        rows, known = box.facts.rows_of(self._uids[window : window + LISTING_WINDOW])
+        uids = box.facts.uids[rows]
+        there, names = view.names.in_directory(folder, sub, uids, box.facts.columns(rows))
+        if self._may_tell:
+            view.tell_all(folder, sub, dict(zip(uids[there].tolist(), names, strict=True)))
+        behind = np.flatnonzero(known)[there] + window + len(self._above) + 1
+        return ListingBlock.of_messages(
+            names, behind, self.place.folder, box, rows[there], view.reading.attributes
+        )

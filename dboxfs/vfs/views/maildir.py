@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -246,6 +246,15 @@ class MaildirView:
     def tell(self, folder: Folder, uid: int, name: Name) -> bool:
         """The kernel is about to keep a name; False: it must not keep it for long."""
         return self._told.put(self.reading.inodes.of(folder), uid, name)
+
+    def tell_all(self, folder: Folder, sub: Sub, names: Mapping[int, bytes]) -> None:
+        """The kernel is about to keep these names, by uid; :meth:`can_tell` was asked before."""
+        self._told.put_many(self.reading.inodes.of(folder), sub, names)
+
+    @property
+    def removals(self) -> int:
+        """Grows with each name that the kernel has no more."""
+        return self._told.removals
 
     def can_tell(self, folder: Folder, count: int) -> bool:
         """Whether the kernel may keep so many names of a mailbox for long."""

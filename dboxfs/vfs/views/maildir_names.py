@@ -24,11 +24,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dboxfs.errors import NoSuchMessage
 from dboxfs.store import Folder, Mailbox
@@ -47,6 +49,7 @@ KEPT_MAILBOXES = 16
 """Mailboxes whose written names are kept at hand until they change."""
 
 _INFO_OF = tuple(INFO + letters_of(Marks(bits), ()).encode("ascii") for bits in range(FLAG_MASK + 1))
+_NO_INFO = (b"",) * (FLAG_MASK + 1)
 
 _OWN = re.compile(rb"([0-9]{1,10})\.U([1-9][0-9]{0,9})F([0-9a-f]{7})\.dboxfs(?:,S=[0-9]+(?:,W=[0-9]+)?)?\+*")
 
@@ -179,31 +182,40 @@ class MaildirNames:
             return Name(Sub.CUR, base + INFO + letters.encode("ascii"))
         return Name(Sub.NEW, base + INFO + letters.encode("ascii") if letters else base)
 
-    def of_many(self, folder: Folder, uids: Uids, facts: FactColumns) -> Iterator[Name | None]:
-        """The names of many messages of the mailbox, as :meth:`now` gives them, at less cost.
+    def in_directory(
+        self, folder: Folder, sub: Sub, uids: Uids, facts: FactColumns
+    ) -> tuple[npt.NDArray[np.bool_], list[bytes]]:
+        """Which of these messages of the mailbox are in *sub*, and the names that :meth:`now` gives them.
 
         :param facts: of each.
         """
         box = folder.mailbox
         assert box is not None
         assert box.state is not None
+        written, hidden = self._written_names(folder), self._names.hidden(folder)
         rows = box.state.rows_of(uids)
-        odd = rows < 0
+        odd = (rows < 0) | ((facts.state & (KNOWN | DAMAGED)) != KNOWN)
         for word in box.state.keyword_names():
             odd |= box.state.with_keyword(np.maximum(rows, 0), word)
+        for some in filter(None, (written.by_uid.keys(), hidden)):
+            odd |= np.isin(uids, np.fromiter(some, np.uint32, len(some)))
         flags = box.state.flags[np.maximum(rows, 0)] & FLAG_MASK
-        written, hidden = self._written_names(folder), self._names.hidden(folder)
-        odd |= (facts.state & (KNOWN | DAMAGED)) != KNOWN
-        before, behind = self.own_names(folder)
-        columns = (uids, facts.size, facts.virtual, flags, odd)
-        for uid, size, virtual, bits, is_odd in zip(*(column.tolist() for column in columns), strict=True):
-            base = b"%b%d%b%b" % (before, uid, behind, sizes_in_name(size, virtual))
-            if is_odd or uid in written.by_uid or uid in hidden or base in written.bases:
-                yield self.now(folder, uid)
-            elif bits:
-                yield Name(Sub.CUR, base + _INFO_OF[bits])
-            else:
-                yield Name(Sub.NEW, base)
+        infos = _INFO_OF if sub is Sub.CUR else _NO_INFO
+        (before, behind), columns = self.own_names(folder), (uids, facts.size, facts.virtual, flags)
+        names: list[bytes] = [
+            b"%b%d%b,S=%d,W=%d%b" % (before, uid, behind, size, virtual, infos[bits])
+            if virtual
+            else b"%b%d%b,S=%d%b" % (before, uid, behind, size, infos[bits])
+            for uid, size, virtual, bits in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+        if written.bases:
+            odd |= np.array([split(name)[0] in written.bases for name in names], np.bool_)
+        there = (flags != 0) == (sub is Sub.CUR)
+        for at in np.flatnonzero(odd).tolist():
+            found = self.now(folder, int(uids[at]))
+            there[at] = found is not None and found.sub is sub
+            names[at] = found.name if found is not None else b""
+        return there, names if there.all() else list(compress(names, there.tolist()))
 
     def own_names(self, folder: Folder) -> OwnNames:
         """What a base that no program has chosen is made of, up to its sizes."""
@@ -252,7 +264,7 @@ class MaildirNames:
 
     def version(self, folder: Folder) -> object:
         """Another value whenever a name that is not made of uid and flags has changed."""
-        return self._written_names(folder).key, frozenset(self._names.hidden(folder))
+        return self._names.version(folder)
 
     def _written_names(self, folder: Folder) -> _WrittenNames:
         key = self._names.written.version(folder), tuple(folder.children)

@@ -9,11 +9,13 @@ Concurrency: only :meth:`ViewKernel.now` awaits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Protocol
 
 from dboxfs.vfs.host import Kernel
 from dboxfs.vfs.views.maildir_names import Name
+from dboxfs.vfs.views.places import Sub
 
 TOLD_MOST = 50_000
 """Names that are remembered at most; names of more messages are looked up again every half second."""
@@ -85,39 +87,59 @@ class ViewKernel:
 
 
 class ToldNames:
-    """The names of messages that the kernel remembers, by the inode of the mailbox and the uid."""
+    """The names of messages that the kernel remembers, by the inode of the mailbox and the uid.
+
+    :ivar removals: grows with each name that the kernel has no more.
+    """
 
     def __init__(self, most: int = TOLD_MOST) -> None:
+        self.removals = 0
         self._most = most
-        self._names: dict[int, dict[int, Name]] = {}
+        self._names: dict[int, dict[Sub, dict[int, bytes]]] = {}
         self._count = 0
 
     def has_room(self, folder: int, more: int) -> bool:
         """Whether so many names of a mailbox can be remembered beside those of the others."""
-        return self._count - len(self._names.get(folder, ())) + more <= self._most
+        return self._count - len(self.uids(folder)) + more <= self._most
 
     def put(self, folder: int, uid: int, name: Name) -> bool:
         """The kernel is told this name of a message; False: there is no room to remember it."""
-        of_folder = self._names.setdefault(folder, {})
-        if uid not in of_folder:
-            if self._count >= self._most:
-                return False
-            self._count += 1
-        of_folder[uid] = name
+        if self._count >= self._most and self.get(folder, uid) is None:
+            return False
+        self.put_many(folder, name.sub, {uid: name.name})
         return True
+
+    def put_many(self, folder: int, sub: Sub, names: Mapping[int, bytes]) -> None:
+        """The kernel is told these names, by uid, for which :meth:`has_room` said that there is room."""
+        of_folder = self._names.setdefault(folder, {})
+        here = of_folder.setdefault(sub, {})
+        self._count -= len(here)
+        here.update(names)
+        self._count += len(here)
+        for other, there in of_folder.items():
+            for uid in there.keys() & names.keys() if other is not sub else ():
+                del there[uid]
+                self._count -= 1
 
     def get(self, folder: int, uid: int) -> Name | None:
         """The name that the kernel was told; None: none."""
-        return self._names.get(folder, {}).get(uid)
+        for sub, names in self._names.get(folder, {}).items():
+            if uid in names:
+                return Name(sub, names[uid])
+        return None
 
     def pop(self, folder: int, uid: int) -> None:
         """The kernel has it no more."""
-        self._count -= self._names.get(folder, {}).pop(uid, None) is not None
+        self.removals += 1
+        for names in self._names.get(folder, {}).values():
+            self._count -= names.pop(uid, None) is not None
 
     def uids(self, folder: int) -> list[int]:
         """The messages of a mailbox that the kernel was told a name of."""
-        return list(self._names.get(folder, ()))
+        return list(chain.from_iterable(self._names.get(folder, {}).values()))
 
     def forget(self, folder: int) -> None:
         """The mailbox is gone."""
-        self._count -= len(self._names.pop(folder, ()))
+        self.removals += 1
+        self._count -= len(self.uids(folder))
+        self._names.pop(folder, None)

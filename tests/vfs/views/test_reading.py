@@ -169,6 +169,44 @@ async def test_flags_that_change_while_a_directory_is_read_show_each_message_onc
     assert [name.rpartition(b",")[2] for name in others] == [b"S", b"FS"]
 
 
+async def test_a_name_that_the_kernel_has_lost_while_a_directory_is_read_is_remembered_when_it_is_shown_again(
+    m: InMaildir,
+) -> None:
+    await m.came(TWO, SEEN)
+    directory = await m.view.opendir(await m.p.inode("INBOX/cur"))
+    await directory.prepare(0)
+    (row,) = directory.messages(2)
+    inbox, cur = m.inner.folder("INBOX"), await m.p.inode("INBOX/cur")
+    m.view.has_moved(inbox, 2, None)
+    assert list(directory.messages(2)) == [row]
+    m.inner.told.entries.clear()
+    await m.flag(2, add=FLAGGED)
+    assert (cur, row.name, 0) in m.inner.told.entries
+
+
+async def test_names_that_are_made_together_are_those_that_are_made_one_by_one(m: InMaildir) -> None:
+    for text, flags, keywords in (
+        (ONE, 0, ()),
+        (TWO, SEEN, ()),
+        (ONE, FLAGGED, ("later",)),
+        (TWO, 0, ("$Forwarded",)),
+    ):
+        await m.came(text, flags, keywords)
+    (name, *_) = await m.new()
+    q = m.inner.program()
+    for written in (name, "chosen", "chosen:2,", "7.eml:2,"):
+        await q.write(f"INBOX/{written}", TWO)
+    await m.flag(8, add=FLAGGED)
+    folder, box = m.inner.folder("INBOX"), m.inner.folder("INBOX").mailbox
+    assert box is not None
+    await box.scan()
+    alone = [m.view.names.now(folder, uid) for uid in box.uids.tolist()]
+    for sub in (Sub.CUR, Sub.NEW):
+        there, names = m.view.names.in_directory(folder, sub, box.uids, box.facts.columns())
+        assert there.any()
+        assert names == [one.name for one in alone if one is not None and one.sub is sub]
+
+
 async def test_maildir_plus_plus_has_all_mailboxes_beside_the_inbox() -> None:
     async with maildir(Kind.SDBOX, Nesting.PLUS_PLUS) as m:
         for name in ("Work/Deep", "a.b", "dboxfs", "Nowhere/Below"):
