@@ -36,6 +36,13 @@ class Folder(Struct, eq=False):
         above = self.parent
         return self.shown if above is None or above.parent is None else f"{above}/{self.shown}"
 
+    def walk(self) -> list[Folder]:
+        """This folder and all below it."""
+        found = [self]
+        for folder in found:
+            found += folder.children.values()
+        return found
+
     @property
     def identity(self) -> bytes:
         """The identity of this folder: guid and uidvalidity of its mailbox, else its name."""

@@ -46,10 +46,10 @@ from dboxfs.store.location import Location
 from dboxfs.store.mailbox import Mailbox
 from dboxfs.store.mdbox.storage import MdboxStorage
 from dboxfs.store.prefetch import AheadFiles
-from dboxfs.store.quiet import QuietReads
+from dboxfs.store.quiet import TREE_PAUSES, OwnTurns, QuietReads
 from dboxfs.store.size_table import SizeTables
 from dboxfs.store.subscriptions import read_subscriptions
-from dboxfs.store.tree import TreeDirectory, keep_unreadable, scan_tree
+from dboxfs.store.tree import TreeDirectory, keep_unreadable, scan_folders, scan_tree
 from dboxfs.store.watch import Inotify, Watched
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class Store:
     :param table_size: number of messages whose parsed records are kept in memory.
     :param inotify: shared with other stores; None: make an own one.
     :ivar claim: the locked file of ``write/claim.py``, closed with the store; None: there is none.
+    :ivar changes: what is watched and noted; changes of a mailbox can be held back there.
     :ivar dbox_version: recorded version of new messages (``dboxversion``); None: it can't be read.
     """
 
@@ -101,13 +102,15 @@ class Store:
         self.inotify = inotify
         self._cache = cache
         self._listeners = Listeners()
-        self._changes = ChangeNotes(location, backend.map_changed, inotify)
+        self.changes = ChangeNotes(location, backend.map_changed, inotify)
         self._checked: dict[str, float] = {}
         self._tree_checked = 0.0
         self._tree_lock = trio.Lock()
         self._renumbered: set[Folder] = set()
         self._index_errors = IndexErrors()
         self._quiet = QuietReads()
+        self._quiet_tree = QuietReads(TREE_PAUSES)
+        self._own_tree = OwnTurns()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -132,42 +135,27 @@ class Store:
     async def follow(self) -> None:
         """Keep the store up to date with the changes on disk, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._changes.run)
+            nursery.start_soon(self.changes.run)
             nursery.start_soon(self.ahead.run)
             while True:
                 again = self._index_errors.retried & self.folders.keys()
-                if not await self._changes.wait(_RETRY_AFTER if again else math.inf):
-                    self._changes.note(again)
+                if not await self.changes.wait(_RETRY_AFTER if again else math.inf):
+                    self.changes.note(again)
                 await self._settle(nursery)
 
     async def _settle(self, tasks: trio.Nursery) -> None:
-        tree, names = self._changes.take(self.folders)
+        tree, names = self.changes.take(self.folders)
         if tree:
-            await self.refresh_tree()
+            async with trio.open_nursery() as nursery:
+                self._quiet_tree.read(self._own_tree, self.refresh_tree, nursery, tasks)
         async with trio.open_nursery() as nursery:
             for folder in filter(None, map(self.folders.get, names)):
                 if (box := folder.mailbox) is not None:
                     self._quiet.read(box.index, partial(self.refresh_mailbox, folder), nursery, tasks)
 
-    def hold(self, name: str) -> None:
-        """Read changes of a mailbox only after :meth:`let_go`, a fraction of a second later.
-
-        For a caller that changes it many times in a row.  :meth:`refresh_mailbox` still reads it.
-        """
-        self._changes.hold(name)
-
-    @property
-    def held(self) -> frozenset[str]:
-        """The mailboxes that are held."""
-        return self._changes.held
-
-    def let_go(self, name: str) -> None:
-        """Read changes of the mailbox again, also those made meanwhile."""
-        self._changes.let_go(name)
-
     def close(self) -> None:
         """End the watches and close the files that are kept open."""
-        self._changes.close()
+        self.changes.close()
         self.ahead.close()
         self.records.drop()
         self.backend.close()
@@ -184,19 +172,33 @@ class Store:
 
     # -- the tree ------------------------------------------------------------------------------
 
-    async def refresh_tree(self) -> None:
-        """Read the whole tree again; new mailboxes are loaded before they are shown."""
+    async def refresh_tree(self, *only: str) -> None:
+        """Read the whole tree again; new mailboxes are loaded before they are shown.
+
+        :param only: read these folders and all below them instead: this process has made, removed or renamed
+            them.  The events of such changes have the whole tree read when no more of them follow.
+        """
+        if only:
+            self._own_tree.begin()
         async with self._tree_lock:
-            self._tree_checked = trio.current_time()
-            self._changes.watch_top(mapped=self.storage is not None)
-            found = await scan_tree(self.fs, self.location, self._changes.watch_folder)
-            wanted = {item.name: item for item in found.walk()}
-            known = {name: folder.mailbox is not None for name, folder in self.folders.items()}
-            keep_unreadable(wanted, known, self.reports.error)
-            for what in found.damage:
+            found = await self._scan_some(only)
+            if found is None:
+                self._tree_checked = trio.current_time()
+                self.changes.watch_top(mapped=self.storage is not None)
+                found = [await scan_tree(self.fs, self.location, self.changes.watch_folder)]
+                only = ("",)
+            known = [folder for name in only if name in self.folders for folder in self.folders[name].walk()]
+            wanted = {item.name: item for top in found for item in top.walk()}
+            mailboxes = {folder.name: folder.mailbox is not None for folder in known}
+            keep_unreadable(wanted, mailboxes, self.reports.error)
+            for what in (damage for top in found for damage in top.damage):
                 self.report_damage(CorruptFile(self.location.list_index_path, 0, what))
-            boxes = await self._load_mailboxes(wanted)
-            self._take_tree(wanted, boxes)
+            self._take_tree(wanted, await self._load_mailboxes(wanted), known)
+
+    async def _scan_some(self, names: tuple[str, ...]) -> list[TreeDirectory] | None:
+        if not names or any(name.rpartition("/")[0] not in self.folders for name in names):
+            return None
+        return await scan_folders(self.fs, self.location, self.changes.watch_folder, names)
 
     async def _load_mailboxes(self, wanted: dict[str, TreeDirectory]) -> dict[str, Mailbox]:
         """Load new mailboxes; read those again whose directory was replaced, and those that had no index: a
@@ -208,7 +210,7 @@ class Store:
 
         async def load(name: str, box: Mailbox) -> None:
             async with limit:
-                self._changes.watch_index(name, box.index_directory)
+                self.changes.watch_index(name, box.index_directory)
                 await self._refresh_box(name, box)
 
         async def follow(folder: Folder) -> None:
@@ -223,13 +225,15 @@ class Store:
                 old = folder.mailbox if folder is not None else None
                 if folder is None or old is None:
                     continue
-                if self._changes.watch_index(name, old.index_directory) is Watched.NEW or old.state is None:
+                if self.changes.watch_index(name, old.index_directory) is Watched.NEW or old.state is None:
                     nursery.start_soon(follow, folder)
         return new
 
-    def _take_tree(self, wanted: dict[str, TreeDirectory], boxes: dict[str, Mailbox]) -> None:
-        gone = [folder for name, folder in self.folders.items() if name not in wanted]
-        there = [folder for name, folder in self.folders.items() if name in wanted]
+    def _take_tree(
+        self, wanted: dict[str, TreeDirectory], boxes: dict[str, Mailbox], known: list[Folder]
+    ) -> None:
+        gone = [folder for folder in known if folder.name not in wanted]
+        there = [folder for folder in known if folder.name in wanted]
         changed = {folder for folder in there if self._differs(folder, wanted[folder.name])}
         for folder in changed:
             self._drop_mailbox(folder)
@@ -283,7 +287,7 @@ class Store:
 
     def _remove(self, folder: Folder) -> None:
         self._drop_mailbox(folder)
-        self._changes.forget_folder(folder.name)
+        self.changes.forget_folder(folder.name)
         del self.folders[folder.name]
         if folder.parent is not None:
             folder.parent.children.pop(folder.shown, None)
@@ -291,7 +295,7 @@ class Store:
 
     def _drop_mailbox(self, folder: Folder) -> None:
         if folder.mailbox is not None:
-            self._changes.forget_index(folder.mailbox.index_directory)
+            self.changes.forget_index(folder.mailbox.index_directory)
             folder.mailbox.files.forget()
             folder.mailbox = None
             self._index_errors.discard(folder.name)
@@ -328,7 +332,7 @@ class Store:
 
     def _missed(self, name: str) -> None:
         """Note a mailbox that could not be read while a writer of this process held it."""
-        self._changes.note([name])
+        self.changes.note([name])
 
     async def see(self, folder: Folder) -> None:
         """Return when *folder* shows the changes of the writer that uses these views."""
@@ -365,7 +369,7 @@ class Store:
             delta = await box.refresh()
         except (DboxfsError, OSError) as exc:
             if self._index_errors.add(name, box.display_name, exc):
-                self._changes.wake()
+                self.changes.wake()
             return None
         self._index_errors.discard(name)
         return delta
@@ -395,7 +399,7 @@ class Store:
         stale = now - self._checked.get(folder.name, -_STALE_AFTER) >= _STALE_AFTER
         failed = folder.name in self._index_errors.retried
         if box is not None and (failed or (stale and not self._index_followed(box))):
-            self._changes.watch_index(folder.name, box.index_directory)
+            self.changes.watch_index(folder.name, box.index_directory)
             await self.refresh_mailbox(folder)
         if folder.error is not None:
             raise why_unreadable(folder.error)
@@ -412,10 +416,10 @@ class Store:
             return self.root.error is None
         if folder.name == "INBOX" and self.location.inbox is not None:
             return folder.error is None
-        return folder.error is None and self._changes.follows_folder(folder.name)
+        return folder.error is None and self.changes.follows_folder(folder.name)
 
     def _index_followed(self, box: Mailbox) -> bool:
-        return self.fs.capabilities.frozen or self._changes.follows_index(box.index_directory)
+        return self.fs.capabilities.frozen or self.changes.follows_index(box.index_directory)
 
     def report_damage(self, error: CorruptFile) -> None:
         """Count and log damage that was found while a message was read."""
@@ -443,8 +447,3 @@ class Store:
     def index_errors(self) -> dict[str, str]:
         """Mailboxes (storage names) whose index can't be read, with the errors."""
         return self._index_errors.texts()
-
-    @property
-    def watches(self) -> int:
-        """Number of directories that inotify watches."""
-        return self._changes.watches

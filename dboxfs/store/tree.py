@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import trio
 from msgspec import Struct, field
@@ -61,6 +61,48 @@ async def scan_tree(fs: FileSystem, location: Location, watch: Callable[[str], N
     if location.only is not None:
         _leave(root, location.only)
     return root
+
+
+async def scan_folders(
+    fs: FileSystem, location: Location, watch: Callable[[str], None], names: Iterable[str]
+) -> list[TreeDirectory] | None:
+    """Read some folders and all below them; those that are not there are left out.
+
+    :param names: storage names, none of which is the root's.
+    :return: None: only a scan of the whole tree can tell (LAYOUT=index, an INBOX elsewhere, a store that is
+        away, a folder above one of them that can't be read).
+    """
+    elsewhere = location.inbox is not None and "INBOX" in names
+    if location.layout is TreeLayout.INDEX or location.only is not None or elsewhere:
+        return None
+    before = await _seen(fs, location.tree)
+    scanner = _Scanner(fs, location, watch, trio.CapacityLimiter(_DIRECTORIES_AT_ONCE))
+    found: list[TreeDirectory] = []
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            path = location.folder_path(name)
+            above = await _ids_above(fs, location, path)
+            if above is None:
+                return None
+            here = await _seen(fs, path)
+            if isinstance(here, FileNotFoundError | NotADirectoryError) or here in above:
+                continue
+            folder = TreeDirectory(name, False)
+            found.append(folder)
+            nursery.start_soon(scanner.visit, nursery, folder, path, above)
+    return None if isinstance(before, OSError) or await _seen(fs, location.tree) != before else found
+
+
+async def _ids_above(fs: FileSystem, location: Location, path: str) -> frozenset[tuple[int, int]] | None:
+    """Device and inode of each directory above *path*, up to the tree's root; None: one can't be read."""
+    ids = set()
+    while path != location.tree:
+        path = os.path.dirname(path)
+        seen = await _seen(fs, path)
+        if isinstance(seen, OSError):
+            return None
+        ids.add(seen)
+    return frozenset(ids)
 
 
 def _leave(folder: TreeDirectory, only: frozenset[str]) -> bool:

@@ -79,7 +79,7 @@ class Mailboxes:
             part = names.storage_part(shown)
         except ValueError:
             raise Refused(errno.EINVAL) from None
-        if names.shown_part(part) != shown:
+        if names.shown_part(part) != shown or "\0" in part:
             raise Refused(errno.EINVAL)
         return f"{parent.name}/{part}" if parent.name else part
 
@@ -96,7 +96,7 @@ class Mailboxes:
         try:
             await self._writer.create_mailbox(storage, parents=False)
         except (OSError, NoSuchMailbox):
-            await self._store.refresh_tree()  # the store may have seen it before the writer took it back
+            await self._store.refresh_tree(storage)  # it may have been seen before the writer took it back
             raise
         return await self._made(parent, storage)
 
@@ -125,7 +125,7 @@ class Mailboxes:
         :raises OSError, DboxfsError: it was made, but can't be read.
         """
         for again in (False, True):
-            await self._store.refresh_tree()
+            await self._store.refresh_tree(storage)
             child = self._store.folders.get(storage)
             if child is None or child not in self._inodes:
                 continue
@@ -158,7 +158,7 @@ class Mailboxes:
                 if self._staging is not None:
                     self._staging.mailbox_is(folder, None)
             finally:
-                await self._store.refresh_tree()
+                await self._store.refresh_tree(folder.name)
 
     async def rename(self, folder: Folder, target: Folder, name: bytes) -> None:
         """Rename a mailbox with its children."""
@@ -172,7 +172,7 @@ class Mailboxes:
             try:
                 await self._writer.rename_mailbox(old, new, parents=False)
             finally:
-                await self._store.refresh_tree()
+                await self._store.refresh_tree(old, new)
         for was in self._drafts.folders() | (self._staging.brought if self._staging is not None else set()):
             if f"{was.name}/".startswith(f"{old}/"):
                 now_is = self._store.folders.get(new + was.name.removeprefix(old), was)

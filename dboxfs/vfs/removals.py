@@ -117,7 +117,7 @@ class Removals:
         if batch.asked and not batch.scheduled:
             batch.scheduled = True
             if batch.row > ONE_BY_ONE:
-                self._store.hold(folder.name)
+                self._store.changes.hold(folder.name)
             self._spawn(partial(self._later, folder))
         return was_there
 
@@ -187,7 +187,7 @@ class Removals:
                     break
         finally:
             batch.scheduled = False
-            self._store.let_go(folder.name)
+            self._store.changes.let_go(folder.name)
         await self._finish(folder, batch)
         batch.last = trio.current_time()  # the time of this run is no pause of the removing program
         if not (batch.open or self._writer.options.alone):

@@ -72,7 +72,7 @@ class StoreReport:
             "damaged_messages": store.damaged_messages,
             "index_errors": len(store.index_errors),
             "refreshes": store.refreshes,
-            "directories_watched": store.watches,
+            "directories_watched": store.changes.watches,
             "files": store.fs.stats(),
         }
 

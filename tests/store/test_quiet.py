@@ -8,8 +8,9 @@ import trio
 import trio.testing
 
 from dboxfs.fsapi import FileSystem, ThreadsDriver
+from dboxfs.fsapi.drivers.faults import FaultsDriver
 from dboxfs.store import Kind, Location, open_store
-from dboxfs.store.quiet import WRITER_PAUSES, WRITER_READ_AFTER, QuietReads
+from dboxfs.store.quiet import TREE_PAUSES, WRITER_PAUSES, WRITER_READ_AFTER, QuietReads
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions, init_store
 
 ALONE = WriteOptions(Neighbour.ALONE)
@@ -41,6 +42,27 @@ async def test_own_changes_in_a_row_are_read_once_and_those_of_others_are_seen(
             with trio.fail_after(5):
                 while len(box) < MANY + 2:
                     await trio.sleep(WRITER_PAUSES / 4)
+
+
+async def test_own_mailboxes_made_in_a_row_have_the_tree_read_once_and_those_of_others_are_seen(
+    tmp_path: Path,
+) -> None:
+    location, counted = Location(Kind.SDBOX, str(tmp_path / "store")), FaultsDriver(ThreadsDriver(2))
+    async with FileSystem(counted, sync=False) as fs:
+        await init_store(fs, location)
+        async with open_store(fs, location) as store:
+            writer = StoreWriter(fs, location, store.owner, ALONE, views=store)
+            other = StoreWriter(fs, location, store.owner, ALONE)
+            listed = counted.counts["listdir"]
+            for number in range(MANY * 4):
+                await writer.create_mailbox(f"Own{number}")
+                await store.refresh_tree(f"Own{number}")
+                assert store.folders[f"Own{number}"].mailbox is not None
+            assert counted.counts["listdir"] - listed < MANY * MANY * 4
+            await other.create_mailbox("Another's")
+            with trio.fail_after(5):
+                while "Another's" not in store.folders:
+                    await trio.sleep(TREE_PAUSES)
 
 
 class _Written:

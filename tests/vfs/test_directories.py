@@ -7,8 +7,11 @@ import os
 
 import pytest
 
+from dboxfs.fsapi import Driver
+from dboxfs.fsapi.drivers.faults import FaultsDriver
+from dboxfs.store import Kind
 from dboxfs.vfs.rename import NOREPLACE
-from tests.vfs.inside import ONE, TWO, Mounted, Program, raises
+from tests.vfs.inside import ONE, TWO, Mounted, Program, mounted, raises
 
 
 async def test_mkdir_makes_a_mailbox(m: Mounted, p: Program) -> None:
@@ -253,3 +256,28 @@ async def test_the_root_and_the_control_directory_cannot_be_changed(m: Mounted, 
             await m.vfs.open(1, flags, p.pid)
     with raises(errno.ENOENT, errno.EPERM):
         await p.unlink(".dboxfs/stats.json")
+
+
+async def test_a_mailbox_is_made_renamed_and_removed_without_a_look_at_every_other_one(
+    kind: Kind, autojump_clock: object
+) -> None:
+    """Otherwise the cost of a restore grows with the square of the number of mailboxes."""
+    drivers = list[FaultsDriver]()
+
+    def counted(driver: Driver) -> Driver:
+        drivers.append(FaultsDriver(driver))
+        return drivers[-1]
+
+    async with mounted(kind, faults=counted) as m:
+        p, looks = m.program(), list[int]()
+        for number in range(20):
+            await p.mkdir(f"Many{number}")
+            await p.mkdir(f"Many{number}/Sub")
+            before = drivers[0].counts["listdir"]
+            await p.rename(f"Many{number}/Sub", f"Many{number}/Renamed")
+            await p.mkdir("Short")
+            await p.rmdir("Short")
+            looks.append(drivers[0].counts["listdir"] - before)
+        assert 0 < looks[-1] == looks[0]
+        assert len(await p.names("")) == 2 + 20
+        assert await p.names("Many7") == ["Renamed"]

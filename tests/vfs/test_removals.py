@@ -220,7 +220,7 @@ async def test_what_is_put_off_ends_by_itself_and_the_store_is_followed_again(
         assert box is not None
         assert box.state is not None
         assert box.state.uids.tolist() == [MANY]
-        assert not ours.store.held
+        assert not ours.store.changes.held
         await ours.remove(MANY)
         await ours.removals.finish(ours.folder())
     assert await shown(location) == []
