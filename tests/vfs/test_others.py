@@ -7,6 +7,7 @@ import os
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from dboxfs.fsapi import Driver, FaultsDriver
 from dboxfs.store import Kind
@@ -292,9 +293,11 @@ async def test_a_listing_while_things_change_shows_each_name_once(m: Mounted, p:
 
 
 async def test_a_file_that_is_called_as_its_message_would_be_anyway_costs_no_sync_for_its_name(
-    kind: Kind,
+    kind: Kind, mock_clock: MockClock
 ) -> None:
-    """Two mounts know it all the same, and a mount after them."""
+    """Two mounts know it all the same, and a mount after them.  The time stands still: no mount hears of the
+    other by itself.
+    """
     drivers: list[FaultsDriver] = []
 
     def counting(driver: Driver) -> Driver:
