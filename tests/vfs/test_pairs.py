@@ -3,8 +3,7 @@ comes at, the answers and the store are those of some order of their calls.
 
 A run takes some of the pairs at some of the steps; ``DBOXFS_PAIRS=all`` every pair of :data:`OPERATIONS` in
 both formats and both tree layouts, in one mount and in two, at all steps.  Where a program is about a file
-that was looked up before, or a format locks two mailboxes one after the other, no text may be lost; elsewhere
-all is compared.
+that was looked up before, no text may be lost; elsewhere all is compared.
 """
 
 from __future__ import annotations
@@ -34,9 +33,6 @@ LOST = [
 BY_INODE = {"flags", "keywords", "link", "link away"}
 """The kernel has looked up the file that they are about before they come."""
 
-COPIED = {"move", "move over", "move away", "link", "link away"}
-"""In an sdbox the two mailboxes are locked one after the other (PROTOCOL section 6)."""
-
 GONE = ({"unlink"}, {"unlink", "move away"})
 """An unlink of what another program has removed a moment before succeeds."""
 
@@ -47,14 +43,13 @@ mounted = pytest.mark.parametrize("mounts", [1, 2], ids=["one mount", "two mount
 class Allowed:
     """What the orders of the calls of two operations give; an order is tried when it is needed."""
 
-    def __init__(self, make: Made, kind: Kind, first: str, second: str) -> None:
+    def __init__(self, make: Made, first: str, second: str) -> None:
         self._make = make
         self._pair = OPERATIONS[first], OPERATIONS[second]
         self._orders = orders(*self._pair)
         self._known: list[Outcome] = []
         names = {first, second}
-        copied = kind is Kind.SDBOX and names & COPIED
-        self._exact = not (names & BY_INODE or copied or names in GONE)
+        self._exact = not (names & BY_INODE or names in GONE)
 
     async def has(self, got: Outcome) -> bool:
         """Whether one of them gives *got*; of what is not exact: whether one has no text that *got* lacks."""
@@ -69,9 +64,9 @@ class Allowed:
         return not Counter(wanted) - Counter(texts) and (got.mailboxes, got.left) == (known.mailboxes, ())
 
 
-async def check(make: Made, kind: Kind, first: str, second: str, begin: int, every: int) -> None:
+async def check(make: Made, first: str, second: str, begin: int, every: int) -> None:
     """Have *second* come at some steps of *first*, and when it has ended."""
-    allowed = Allowed(make, kind, first, second)
+    allowed = Allowed(make, first, second)
     for nth in itertools.count(begin, every):
         got, last = await amid(make, OPERATIONS[first], OPERATIONS[second], nth)
         assert await allowed.has(got), f"{first} | {second} at step {nth}: {got}"
@@ -88,7 +83,7 @@ async def test_two_programs_at_once_leave_what_one_after_the_other_leaves(
     turn = 4 * (kind is Kind.MDBOX) + 2 * (layout is TreeLayout.INDEX) + mounts - 1
     for number, (first, second) in enumerate(PAIRS if ALL else LOST):
         if ALL:
-            await check(make, kind, first, second, 1, 1)
+            await check(make, first, second, 1, 1)
         elif number % 4 == turn % 4:
-            await check(make, kind, first, second, 1 + turn % 4, 4)
+            await check(make, first, second, 1 + turn % 4, 4)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

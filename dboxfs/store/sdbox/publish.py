@@ -77,17 +77,22 @@ def publish_steps(what: Publishing) -> Steps[Published]:
     return Published(errors, (yield from write_in_turn([what.log], what.close)))
 
 
-async def publish_and_write(index: IndexLog, what: Publishing, write: LogWrite) -> Published:
+async def publish_and_write(
+    index: IndexLog, what: Publishing, write: LogWrite, *, keep_lock: bool = False
+) -> Published:
     """Carry out the rest of a commit, if all names are free: the names, the log, and the release of the lock.
 
     The lock stays held if it is a dotlock, or if the index is about to be made smaller.
 
+    :param keep_lock: the lock stays held in any case.
     :raises OSError: as :func:`publish_steps`.
     """
     disk = index.disk
     options = disk.options
-    keeps = options.lock_method is LockMethod.DOTLOCK or (
-        options.alone and is_due_behind(index, len(write.data))
+    keeps = (
+        keep_lock
+        or options.lock_method is LockMethod.DOTLOCK
+        or (options.alone and is_due_behind(index, len(write.data)))
     )
     close = [] if keeps else [index.file]
     (log,) = as_durable_as_commits(disk, [write])

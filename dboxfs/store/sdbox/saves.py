@@ -37,7 +37,7 @@ from dboxfs.store.write_options import WriteOptions
 _AT_ONCE = 16
 
 
-class _Replaced(Struct, frozen=True):
+class Replaced(Struct, frozen=True):
     """Messages that go as others come.  ``attachments``: their files; None: Dovecot alone knows them, and is
     asked to expunge the messages.
     """
@@ -191,38 +191,68 @@ class SdboxSaves:
     async def _commit(self, name: str, group: Sequence[ArrivalRequest]) -> None:
         async with self._work.mailbox(name) as index:
             validity = index.state.uid_validity
-            await self._take_uids(name, index, [new for request in group for new in request.what])
-            group = await self._name(name, index, group)
-            news = [new for request in group for new in request.what]
-            if not news:
-                return
-            olds = self._inherit(index, news)
-            beside = not self._work.options.alone
-            replaced = _Replaced(olds, await attachment_files(self._work, name, index, olds, beside=beside))
-            notes: list[str] = []
-            try:
-                await self._link_attachments(index, news)
-                if not await self._publish(name, index, news, replaced, notes):
-                    if any(new.wanted is not None and new.wanted.uid != new.uid for new in news):
-                        await self._name(name, index, group)
-                    await self._write_log(index, news, replaced, notes)
-            except BaseException as error:
-                await self._take_back(name, index, news, replaced.uids, error)
-                if isinstance(error, FileNotFoundError) and not await self._is_there(name):
-                    what = f"{index.what}: the mailbox was renamed or removed while a message was saved"
-                    raise NoSuchMailbox(what) from error
-                raise
-            finally:
-                await self._work.notes.drop(notes)
-            if replaced.attachments is None and replaced.uids:
-                await self._left.note(name, index, replaced.uids)
-            self._work.count("saved", len(news))
-        if replaced.attachments is not None:
-            await self._disk.attempt(unlink(self._work, name, replaced.uids, replaced.attachments))
+            group, replaced = await self._bring(name, index, group)
+        await self.finish(name, replaced)
         for request in group:
             request.result = Saved(
                 validity, tuple(new.uid for new in request.what), tuple(new.guid for new in request.what)
             )
+
+    async def bring_one(self, name: str, index: IndexLog, new: list[Arrival]) -> Replaced:
+        """Make messages of finished temporary files, in a mailbox that the caller has locked and that stays
+        locked; gives the messages that they replace, for :meth:`finish` and :meth:`take_back`.
+
+        :raises Superseded, DboxfsError, OSError: nothing was changed; the temporary files are still there.
+        """
+        request: ArrivalRequest = Request(new, name)
+        _, replaced = await self._bring(name, index, [request], keep_lock=True)
+        if request.error is not None:
+            raise request.error
+        return replaced
+
+    async def _bring(
+        self, name: str, index: IndexLog, group: Sequence[ArrivalRequest], *, keep_lock: bool = False
+    ) -> tuple[Sequence[ArrivalRequest], Replaced]:
+        """Give the files uids, names and records, in a locked mailbox; gives the requests that were carried
+        out, and the messages that they replace.
+
+        :param keep_lock: False: the lock may be released with the last step.
+        """
+        await self._take_uids(name, index, [new for request in group for new in request.what])
+        group = await self._name(name, index, group)
+        news = [new for request in group for new in request.what]
+        if not news:
+            return group, Replaced((), ())
+        olds = self._inherit(index, news)
+        beside = not self._work.options.alone
+        replaced = Replaced(olds, await attachment_files(self._work, name, index, olds, beside=beside))
+        notes: list[str] = []
+        try:
+            await self._link_attachments(index, news)
+            if not await self._publish(name, index, news, replaced, notes, keep_lock=keep_lock):
+                if any(new.wanted is not None and new.wanted.uid != new.uid for new in news):
+                    await self._name(name, index, group)
+                await self._write_log(index, news, replaced, notes)
+        except BaseException as error:
+            if isinstance(error, OSError):
+                await self.take_back(name, index, news, replaced)
+            else:
+                await self._unpublish(name, index, news)
+            if isinstance(error, FileNotFoundError) and not await self._is_there(name):
+                what = f"{index.what}: the mailbox was renamed or removed while a message was saved"
+                raise NoSuchMailbox(what) from error
+            raise
+        finally:
+            await self._work.notes.drop(notes)
+        if replaced.attachments is None and replaced.uids:
+            await self._left.note(name, index, replaced.uids)
+        self._work.count("saved", len(news))
+        return group, replaced
+
+    async def finish(self, name: str, replaced: Replaced) -> None:
+        """Remove the files of replaced messages."""
+        if replaced.attachments is not None:
+            await self._disk.attempt(unlink(self._work, name, replaced.uids, replaced.attachments))
 
     async def _is_there(self, name: str) -> bool:
         return await self._disk.exists(self._work.location.mailbox_path(name))
@@ -289,14 +319,17 @@ class SdboxSaves:
         name: str,
         index: IndexLog,
         news: list[Arrival],
-        replaced: _Replaced,
+        replaced: Replaced,
         notes: list[str],
+        *,
+        keep_lock: bool,
     ) -> bool:
         """Give the files their names; a uid whose name is taken is skipped.
 
         :param notes: gets the paths of the notes that name the files as long as they have no record.
         :return: whether the records are in the log, too; then the lock is released, if that is a close of the
-            log.  False: a name was taken, or a message brings a saved date, whose record depends on its uid.
+            log and *keep_lock* is not set.  False: a name was taken, or a message brings a saved date, whose
+            record depends on its uid.
         """
         directory = self._work.location.mailbox_path(name)
         todo, durable = list(news), self._work.options.durable
@@ -310,7 +343,7 @@ class SdboxSaves:
             what = Publishing(batch, directory, noting, durable)
             if len(todo) == len(news) and all(new.saved is None for new in news):
                 write = index.plan(self._records(index, news, replaced), durable=True, unlink=notes)
-                done = await publish_and_write(index, what, write)
+                done = await publish_and_write(index, what, write, keep_lock=keep_lock)
                 if done.written is not None:
                     await index.settle(write, done.written.begun[0])
                     notes.clear()
@@ -348,7 +381,7 @@ class SdboxSaves:
         self,
         index: IndexLog,
         news: Sequence[Arrival],
-        replaced: _Replaced,
+        replaced: Replaced,
         dates: Sequence[bytes] = (),
     ) -> list[bytes]:
         """The records that are appended to the log.
@@ -368,29 +401,24 @@ class SdboxSaves:
         return batch
 
     async def _write_log(
-        self, index: IndexLog, news: Sequence[Arrival], replaced: _Replaced, notes: list[str]
+        self, index: IndexLog, news: Sequence[Arrival], replaced: Replaced, notes: list[str]
     ) -> None:
         dates = sorted((new.uid, new.saved) for new in news if new.saved is not None)
         records = self._records(index, news, replaced, await keep_saved_dates(index, dates))
         await index.append(records, durable=True, unlink=notes)
         notes.clear()
 
-    async def _take_back(
-        self,
-        name: str,
-        index: IndexLog,
-        news: Sequence[Arrival],
-        replaced: Sequence[int],
-        error: BaseException,
+    async def take_back(
+        self, name: str, index: IndexLog, news: Sequence[Arrival], replaced: Replaced
     ) -> None:
         """Remove the files that were published.
 
-        If the log has the records already, only its sync has failed.  Then the messages are expunged again,
-        unless some of them replaced others: those are expunged by now, so both would be lost.
+        If the log has the records already, the messages are expunged again, unless some of them replaced
+        others: those are expunged by now, so both would be lost.
         """
         uids = present(index.state, (new.uid for new in news))
-        if isinstance(error, OSError) and len(uids) == len(news):
-            if replaced:
+        if len(uids) == len(news):
+            if replaced.uids:
                 return
             await self._disk.attempt(index.append(log_records.expunge(index.state, uids, external=True)))
         await self._unpublish(name, index, news)

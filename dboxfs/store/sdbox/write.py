@@ -6,11 +6,13 @@ of it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+import logging
+from collections.abc import Mapping, Sequence
 
-from dboxfs.errors import NoSuchMessage, Unsupported
-from dboxfs.index.state import IndexState
+from msgspec import Struct
+
+from dboxfs.errors import DboxfsError, NoSuchMessage, Unsupported
+from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.mdbox.expunged import Expunged
 from dboxfs.store.sdbox.arrival import Arrival, need_directory
 from dboxfs.store.sdbox.files import attachment_files, attachments_of, unlink
@@ -22,53 +24,33 @@ from dboxfs.store.write.message import CopyAs, NewMessage
 from dboxfs.store.write.naming import Wanted
 from dboxfs.store.write.notes import Note
 from dboxfs.store.write.promises import LeftToDovecot
-from dboxfs.store.write.results import Copied, Saved
+from dboxfs.store.write.results import Copied, Saved, few
 from dboxfs.store.write.session import Work, present, visible
-from dboxfs.store.write_errors import Superseded
+from dboxfs.store.write.several import locked_by_guid
 
-_Marks = Mapping[int, tuple[int, tuple[str, ...]]]
-"""Flags and keywords of messages, by uid."""
-
-MARKED_ANEW = 20
-"""How often in a row the marks of a message may change while it is moved; after that it is moved with any
-marks.
-"""
+log = logging.getLogger(__name__)
 
 
-class _MarksChanged(Exception):
-    """Messages now have other flags or keywords (``now``) than the ones that were copied."""
+class _Gone(Struct, frozen=True):
+    """Messages that a mailbox has no more, or that Dovecot is asked to expunge.
 
-    def __init__(self, now: _Marks) -> None:
-        super().__init__(now)
-        self.now = now
-
-
-def _check_marks(state: IndexState, marks: _Marks | None) -> None:
+    :param uids: ascending.
+    :param files: their attachment files, which are still to be removed, as are their own; None: Dovecot
+        removes them.
+    :param unsynced: the disk could not confirm it.
     """
-    :raises _MarksChanged: messages that still exist have other marks.
-    """
-    there = visible(state, marks or ())
-    now = {uid: log_records.marks(state, uid) for uid in there}
-    changed = {uid: found for uid, found in now.items() if marks is not None and found != marks[uid]}
-    if changed:
-        raise _MarksChanged(changed)
+
+    uids: list[int]
+    files: Sequence[str] | None
+    unsynced: OSError | None = None
 
 
 class SdboxWriter:
-    """The write paths of a single-dbox store.
+    """The write paths of a single-dbox store."""
 
-    :param done_when_gone: carries out a change that takes messages out of a mailbox; it succeeds once the
-        messages are gone, even if a later step fails.
-    """
-
-    def __init__(
-        self,
-        work: Work,
-        done_when_gone: Callable[[str, Sequence[int], Awaitable[list[int]]], Awaitable[object]],
-    ) -> None:
+    def __init__(self, work: Work) -> None:
         self._work = work
         self._disk = work.disk
-        self._done_when_gone = done_when_gone
         self._left = LeftToDovecot(work)
         self._saves = SdboxSaves(work, self._left)
 
@@ -105,51 +87,48 @@ class SdboxWriter:
         :param named: the name that the first one shall have.
         :raises NoSuchMessage: one of them is gone; nothing was copied.
         """
-        copied, _ = await self._copy(source, uids, target, like=like, replaces=replaces, named=named)
-        return copied
+        self._work.check_key(source, target)
+        await need_directory(self._work, target)
+        async with self._work.mailbox(source) as index:
+            wanted, made = await self._linked(source, index, uids, target, like or {})
+        made[0].replaces, made[0].wanted = replaces, named
+        saved = await self._saves.take(target, made)
+        return Copied(saved.uid_validity, tuple(wanted), saved.uids)
 
-    async def _copy(
+    async def _linked(
         self,
         source: str,
+        index: IndexLog,
         uids: Sequence[int],
         target: str,
-        *,
-        like: Mapping[int, CopyAs] | None = None,
-        replaces: int | None = None,
-        named: Wanted | None = None,
-    ) -> tuple[Copied, _Marks]:
-        """:meth:`copy`; also gives the marks that the originals had."""
-        self._work.check_key(source, target)
-        made: list[Arrival] = []
+        like: Mapping[int, CopyAs],
+    ) -> tuple[list[int], list[Arrival]]:
+        """Link the files of messages of a locked mailbox to temporary ones of another; gives the uids, too.
+
+        :raises NoSuchMessage: one of them is gone; nothing is left.
+        """
         directory = self._work.location.mailbox_path(target)
-        await need_directory(self._work, target)
+        state, guid = index.state, self._work.header(index).guid
+        wanted = visible(state, uids)
+        if len(wanted) != len(set(uids)):
+            raise NoSuchMessage(f"{self._work.shown(source)}: some of the messages to be copied are gone")
+        rows = state.rows_of(wanted).tolist()
+        facts = [(int(state.flags[row]), state.keywords(row)) for row in rows]
+        made: list[Arrival] = []
         try:
-            async with self._work.mailbox(source) as index:
-                wanted = visible(index.state, uids)
-                if len(wanted) != len(set(uids)):
-                    raise NoSuchMessage(
-                        f"{self._work.shown(source)}: some of the messages to be copied are gone"
-                    )
-                guid = self._work.header(index).guid
-                rows = index.state.rows_of(wanted).tolist()
-                state = index.state
-                facts = [(int(state.flags[row]), state.keywords(row)) for row in rows]
-                seen = {uid: log_records.marks(state, uid) for uid in wanted}
-                attachments = await attachments_of(self._work, source, wanted, guid)
-                for uid, (flags, keywords) in zip(wanted, facts, strict=True):
-                    new = Arrival(self._disk.temporary(directory), flags, keywords, b"")
-                    new.attachments = attachments.get(uid, ())
-                    if like is not None and uid in like:
-                        copy = like[uid]
-                        new.uid, new.flags, new.keywords = copy.uid, copy.flags, copy.keywords
-                    made.append(new)
-                    await self._link(source, uid, new.temporary)
+            attachments = await attachments_of(self._work, source, wanted, guid)
+            for uid, (flags, keywords) in zip(wanted, facts, strict=True):
+                new = Arrival(self._disk.temporary(directory), flags, keywords, b"")
+                new.attachments = attachments.get(uid, ())
+                if uid in like:
+                    copy = like[uid]
+                    new.uid, new.flags, new.keywords = copy.uid, copy.flags, copy.keywords
+                made.append(new)
+                await self._link(source, uid, new.temporary)
         except BaseException as error:
             await self._saves.discard(made, error)
             raise
-        made[0].replaces, made[0].wanted = replaces, named
-        saved = await self._saves.take(target, made)
-        return Copied(saved.uid_validity, tuple(wanted), saved.uids), seen
+        return wanted, made
 
     async def move(
         self,
@@ -160,82 +139,57 @@ class SdboxWriter:
         replaces: int | None = None,
         named: Wanted | None = None,
     ) -> Copied:
-        """Copy messages, then expunge them in the source; a note records the move until it is done.
+        """Copy messages, then expunge them in the source; both mailboxes are locked meanwhile, and a note
+        records the move until it is done.
+
+        Once the messages are gone in the source this succeeds, even if the disk could not confirm it or a
+        file could not be removed (``lost_errors``).
 
         :param replaces: the message in the target whose place the first one takes.
         :param named: the name that the first one shall have.
-        :raises NoSuchMessage: one of them is gone; nothing was copied.
-        :raises Superseded: another message has the name, or the original another one; nothing was moved.  If
-            the original is renamed after the copy has replaced a message, both stay.
+        :raises NoSuchMessage: one of them is gone; nothing was changed.
+        :raises Superseded: another message has the name, or the original another one; nothing was changed.
+        :raises OSError: nothing was changed; but a message that was replaced is gone, and both stay.
         """
-        wanted = sorted(set(uids))
-        note = await self._note_move(source, uids, target)
+        self._work.check_key(source, target)
+        await need_directory(self._work, target)
+        notes: list[str] = []
         try:
-            copied, seen = await self._copy(source, uids, target, replaces=replaces, named=named)
-            came = dict(zip(wanted, copied.uids, strict=True)) if replaces is None else {}
-            try:
-                await self._leave(source, wanted, seen, partial(self._mark_again, target, came))
-            except Superseded:  # another mount has renamed the original since
-                if replaces is None:
-                    await self.expunge(target, copied.uids, beside=not self._work.options.alone)
+            async with locked_by_guid(self._work, [source, target]) as indexes:
+                here, there = indexes[source], indexes[target]
+                wanted, made = await self._linked(source, here, uids, target, {})
+                made[0].replaces, made[0].wanted = replaces, named
+                try:
+                    notes.append(await self._note_move((source, here), (target, there), wanted))
+                    came = await self._saves.bring_one(target, there, made)
+                except BaseException as error:
+                    await self._saves.discard(made, error)
                     raise
+                try:
+                    gone = await self._expunge(source, here, wanted, beside=not self._work.options.alone)
+                except (DboxfsError, OSError):
+                    await self._saves.take_back(target, there, made, came)
+                    raise
+                copied = Copied(there.state.uid_validity, tuple(wanted), tuple(new.uid for new in made))
+            await self._saves.finish(target, came)
+            try:
+                await self._remove(source, gone)
+            except OSError as error:
+                self._disk.lost_errors += 1
+                log.error("%s: uid %s is moved, but: %s", self._work.shown(source), few(gone.uids), error)
         finally:
-            await self._work.notes.drop([note])
+            await self._work.notes.drop(notes)
         return copied
 
-    async def _leave(
-        self,
-        source: str,
-        uids: Sequence[int],
-        seen: _Marks,
-        changed: Callable[[_Marks, _Marks], Awaitable[None]],
-    ) -> None:
-        """Expunge the copied messages in the source, if they still have the marks that the copies have.
-
-        :param seen: the marks that were copied.
-        :param changed: called with *seen* and the marks that the originals have got since.
-        """
-        for _ in range(MARKED_ANEW):
-            try:
-                await self._expunge_marked(source, uids, seen)
-            except _MarksChanged as exc:
-                await changed(seen, exc.now)
-                seen = {**seen, **exc.now}
-            else:
-                return
-        await self._expunge_marked(source, uids, None)
-
-    async def _expunge_marked(self, source: str, uids: Sequence[int], marks: _Marks | None) -> None:
-        """Expunge messages.
-
-        :param marks: only if the messages have these marks; None: with any.
-        :raises _MarksChanged: a message has other marks; nothing was changed.
-        """
-        beside = not self._work.options.alone
-        await self._done_when_gone(source, uids, self.expunge(source, uids, marks=marks, beside=beside))
-
-    async def _mark_again(self, target: str, came: Mapping[int, int], before: _Marks, now: _Marks) -> None:
-        """Give copies the new marks of their originals, unless another process has changed the copy's marks
-        since.
-
-        :param came: uids of the copies, by those of the originals.
-        """
-        async with self._work.mailbox(target) as index:
-            state = index.state
-            for uid, (flags, keywords) in now.items():
-                new = came.get(uid, 0)
-                if visible(state, [new]) and log_records.marks(state, new) == before[uid]:
-                    await index.append(log_records.exactly(state, new, flags, keywords))
-
-    async def _note_move(self, source: str, uids: Sequence[int], target: str) -> str:
-        async with self._work.mailbox(target) as index:
-            there, first = self._work.header(index).guid.hex(), index.state.next_uid
-        async with self._work.mailbox(source) as index:
-            here, moved = (
-                self._work.header(index).guid.hex(),
-                await inodes_of(self._work, source, index, uids),
-            )
-        note = Note(target, there, source=source, source_guid=here, moved=moved, first_uid=first)
+    async def _note_move(
+        self, source: tuple[str, IndexLog], target: tuple[str, IndexLog], uids: Sequence[int]
+    ) -> str:
+        (here, old), (there, index) = source, target
+        note = Note(
+            there, self._work.header(index).guid.hex(), source=here,
+            source_guid=self._work.header(old).guid.hex(),
+            moved=await inodes_of(self._work, here, old, uids), first_uid=index.state.next_uid,
+        )  # fmt: skip
         return await self._work.notes.put(note)
 
     async def _link(self, source: str, uid: int, temporary: str) -> None:
@@ -255,7 +209,6 @@ class SdboxWriter:
         *,
         heir: int | None = None,
         named: Wanted | None = None,
-        marks: _Marks | None = None,
         beside: bool = False,
     ) -> list[int]:
         """Expunge messages (None: all), and those whose expunge other processes requested; gives all their
@@ -263,7 +216,6 @@ class SdboxWriter:
 
         :param heir: the uid that takes the place of the only message in *uids*, if that still exists.
         :param named: the name that the heir shall have.
-        :param marks: only if the messages still have these marks; None: with any.
         :param beside: requests of other processes are left to Dovecot: after a crash between the log and the
             files, a rebuild would bring back what was answered already.  If only Dovecot knows where the
             attachments of a message are, the expunge is requested.
@@ -272,32 +224,57 @@ class SdboxWriter:
             removed (``maintain`` will).
         """
         async with self._work.mailbox(name) as index:
-            _check_marks(index.state, marks)
-            wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
-            await self._work.name_one(name, index, named)
-            first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
-            gone = wanted if beside else sorted({*wanted, *index.state.pending_expunges.tolist()})
-            attachments = await attachment_files(self._work, name, index, gone, beside=beside)
-            if attachments is None:
-                new = visible(index.state, wanted)
-                if new:
-                    asked = log_records.expunge(index.state, new, external=False)
-                    await index.append([*(first or []), *asked], durable=True)
-                await self._left.note(name, index, wanted)
-                self._work.count("expunged", len(wanted))
-                return wanted
-            unsynced: OSError | None = None
-            try:
-                await finish_expunge(index, gone, first or [])
-            except OSError as error:
-                if any(index.state.row_of(uid) >= 0 for uid in gone):
-                    raise
-                unsynced = error  # the messages are gone: a file that stayed would bring them back
-        await unlink(self._work, name, gone, attachments)
-        if unsynced is not None:
-            raise unsynced
-        self._work.count("expunged", len(gone))
-        return gone
+            gone = await self._expunge(name, index, uids, heir=heir, named=named, beside=beside)
+        await self._remove(name, gone)
+        return gone.uids
+
+    async def _expunge(
+        self,
+        name: str,
+        index: IndexLog,
+        uids: Sequence[int] | None,
+        *,
+        heir: int | None = None,
+        named: Wanted | None = None,
+        beside: bool = False,
+    ) -> _Gone:
+        """:meth:`expunge` in a locked mailbox, up to the files.
+
+        :raises OSError: the messages are still there.
+        """
+        wanted = index.state.uids.tolist() if uids is None else present(index.state, uids)
+        await self._work.name_one(name, index, named)
+        first = heritage(index, heir, wanted[0]) if heir is not None and wanted else None
+        gone = wanted if beside else sorted({*wanted, *index.state.pending_expunges.tolist()})
+        attachments = await attachment_files(self._work, name, index, gone, beside=beside)
+        if attachments is None:
+            new = visible(index.state, wanted)
+            if new:
+                asked = log_records.expunge(index.state, new, external=False)
+                await index.append([*(first or []), *asked], durable=True)
+            await self._left.note(name, index, wanted)
+            self._work.count("expunged", len(wanted))
+            return _Gone(wanted, None)
+        try:
+            await finish_expunge(index, gone, first or [])
+        except OSError as error:
+            if any(index.state.row_of(uid) >= 0 for uid in gone):
+                raise
+            return _Gone(gone, attachments, error)
+        return _Gone(gone, attachments)
+
+    async def _remove(self, name: str, gone: _Gone) -> None:
+        """Remove the files of messages that are expunged, also if that is not on disk: a file that stayed
+        would bring its message back.
+
+        :raises OSError: that is not on disk, or a file could not be removed.
+        """
+        if gone.files is None:
+            return
+        await unlink(self._work, name, gone.uids, gone.files)
+        if gone.unsynced is not None:
+            raise gone.unsynced
+        self._work.count("expunged", len(gone.uids))
 
     async def undelete(
         self, name: str, messages: Sequence[Expunged], *, named: Wanted | None = None

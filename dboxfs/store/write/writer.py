@@ -85,9 +85,7 @@ class StoreWriter:
         self._work = Work(fs, location, owner, self.options, views)
         self._work.repair = repair_storage
         mdbox = self._work.mdbox
-        self._backend: MessageWriter = (
-            MdboxWriter(self._work) if mdbox else SdboxWriter(self._work, self._done_when_gone)
-        )
+        self._backend: MessageWriter = MdboxWriter(self._work) if mdbox else SdboxWriter(self._work)
         self._tree = MailboxTree(self._work, self._execute_expunge)
         self._requests = Requests(self._work, self.expunge, self._execute_expunge)
 
