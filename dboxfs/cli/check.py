@@ -152,11 +152,16 @@ class Output:
         counts = {severity.value + "s": self.counts[severity] for severity in Severity}
         seconds = self._meter.seconds
         if self._json:
-            numbers = {"messages": done.messages, "mailboxes": done.mailboxes, "bytes": done.bytes}
+            numbers = {
+                "messages": done.messages, "unowned": done.unowned, "mailboxes": done.mailboxes,
+                "bytes": done.bytes,
+            }  # fmt: skip
             print(json.dumps({"summary": {**numbers, **counts, "seconds": round(seconds, 3)}}))
             return
         size = f"{done.bytes / _MEGABYTE:.1f} MB read in {seconds:.1f} s"
-        print(one_line(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes, {size}"))
+        rest = f" and {done.unowned} records that no mailbox has (expunged, not purged)"
+        more = rest if done.unowned else ""
+        print(one_line(f"{root}: {done.messages} messages in {done.mailboxes} mailboxes{more}, {size}"))
         print(", ".join(f"{number} {name}" for name, number in counts.items()))
 
 

@@ -366,6 +366,16 @@ class Handle:
             raise ValueError(f"{self.path}: no new file that could be handed over")
         return self._file.writer.hand_over()
 
+    def directory_is(self, path: str) -> None:
+        """Tell a new file that its directory was renamed, so that closing it finds it to delete it.
+
+        Nothing happens if the file was committed, or given to the caller (:meth:`hand_over`).
+
+        :param path: of the directory.
+        """
+        if self._file.writer is not None:
+            self._file.writer.directory_is(path)
+
     # -- the end -----------------------------------------------------------------------------------------
 
     def close(self) -> None:

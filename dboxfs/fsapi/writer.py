@@ -224,6 +224,11 @@ class Writer:
         self.committed = self.flushed
         return path
 
+    def directory_is(self, path: str) -> None:
+        """The directory of a new file has this path by now; any other file stays where it is."""
+        if self.temporary is not None:
+            self.temporary = os.path.join(path, os.path.basename(self.temporary))
+
     def slice(self, size: int, offset: int) -> bytes | None:
         """Bytes at ``offset`` from the buffer, b"" behind the end; None: they are in the file."""
         if self._rollback and offset >= self.committed:

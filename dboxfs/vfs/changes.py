@@ -31,6 +31,7 @@ from dboxfs.store.names.read import NameReader
 from dboxfs.store.stored_once import Arrived, StoredOnce
 from dboxfs.store.write import BodySource, Copied, NewMessage, Source, StoreWriter, Superseded, Wanted
 from dboxfs.store.write.meaning import as_seen, called
+from dboxfs.store.write.spool import Spool
 from dboxfs.vfs.editor_saves import EditorSaves
 from dboxfs.vfs.errors import Refused
 from dboxfs.vfs.forwarding import Forwarding
@@ -156,6 +157,12 @@ class MessageChanges:
         return found or folder
 
     # -- new messages --------------------------------------------------------------------------
+
+    def spool(self, folder: Folder, *, plain: bool = False) -> Spool:
+        """A file for the text of a new message (*plain*: of several), which goes with its mailbox."""
+        guid = (folder.mailbox.guid if folder.mailbox is not None else None) or b""
+        home = partial(self.folder_with, folder, guid)
+        return self._writer.spool(folder.name, plain=plain, home=lambda: (home() or folder).name)
 
     def just_came(self, folder: Folder, uid: int) -> bool:
         """Whether a message came through this mount, a short while ago or into a mailbox without messages."""

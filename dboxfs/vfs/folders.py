@@ -4,7 +4,8 @@ A mailbox that is renamed keeps its number, but for a moment it may be visible u
 that has its directory or a message of it open must not notice that.  So a folder whose number is unknown is
 searched up to :data:`LOOKS` times (:meth:`Folders.seek`); requests that make, rename or remove a name do that
 first.  A request that has met ENOENT is tried again if the mailbox is found after all (:meth:`Folders.steady`
-for a request by inode, :meth:`Folders.steadily` for a name in a directory).
+for a request by inode, :meth:`Folders.steadily` for a name in a directory), also under a name of which the
+store has not heard yet: the program holds the inode, which is the same.
 
 For a message that is gone the answer is ESTALE, not ENOENT: the kernel then looks the name up again, once.
 
@@ -21,7 +22,7 @@ from typing import TypeVar
 
 import trio
 
-from dboxfs.errors import DboxfsError
+from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.store import Folder, Store
 from dboxfs.vfs.errors import Refused, errno_of
 from dboxfs.vfs.node import Inodes, Node, is_file
@@ -98,17 +99,22 @@ class Folders:
         :raises Refused: ESTALE: it is a message or a draft, and gone; ENOENT: a directory that is gone.
         """
         for turn in range(TIMES):
+            before = self._inodes.folder(inode)
             try:
                 return await use(inode)
             except (DboxfsError, OSError) as exc:
                 if errno_of(exc) != errno.ENOENT:
                     raise
-                if turn + 1 == TIMES or not await self._is_back(inode):
+                again = turn + 1 < TIMES
+                again = again and (await self._is_renamed(inode, before, exc) or await self._is_back(inode))
+                if not again:
                     raise Refused(errno.ESTALE if is_file(inode) else errno.ENOENT) from exc
         raise AssertionError("unreachable")
 
     async def steadily(self, parent: int, use: Callable[[int], Awaitable[R]]) -> R:
-        """Answer a request about a name in the directory *parent*; try again if its mailbox was renamed."""
+        """Answer a request about a name in the directory *parent*, or a link to the file *parent*; try again
+        if its mailbox was renamed.
+        """
         for turn in range(TIMES):
             before = self._inodes.folder(parent)
             try:
@@ -116,9 +122,20 @@ class Folders:
             except (DboxfsError, OSError) as exc:
                 if errno_of(exc) != errno.ENOENT or turn + 1 == TIMES:
                     raise
+                if await self._is_renamed(parent, before, exc):
+                    continue
                 if (await self.seek(parent)).folder in (None, before):
                     raise
         raise AssertionError("unreachable")
+
+    async def _is_renamed(self, inode: int, before: Folder | None, error: Exception) -> bool:
+        """Whether the mailbox that *inode* is in is another folder than *before*; after an *error* that its
+        files are gone, the store may not have heard of a rename yet.
+        """
+        lost = isinstance(error, NoSuchMailbox | OSError) and not isinstance(error, Refused)
+        if lost and before is not None and self._inodes.folder(inode) is before:
+            await self._store.refresh_tree()
+        return self._inodes.folder(inode) not in (None, before)
 
     async def _is_back(self, inode: int) -> bool:
         """Whether a message that seemed to be gone exists: its mailbox was renamed meanwhile."""

@@ -46,6 +46,15 @@ class LinkRequest:
 
         :raises Refused: the link is impossible, and nothing has changed.
         """
+
+        async def link(source: int) -> Draft | Node:
+            return await self._folders.steadily(
+                new_parent, lambda target: self._link(source, target, new, pid)
+            )
+
+        return await self._folders.steadily(inode, link)
+
+    async def _link(self, inode: int, new_parent: int, new: bytes, pid: int) -> Draft | Node:
         target = await self._changes.look_again((await self._folders.seek(new_parent)).directory())
         await self._names.know(target)
         draft = self._drafts.by_inode(inode)

@@ -85,6 +85,9 @@ class Mailboxes:
 
     async def create(self, parent_inode: int, name: bytes) -> Folder:
         """mkdir(2); gives the new folder."""
+        return await self._folders.steadily(parent_inode, lambda found: self._create(found, name))
+
+    async def _create(self, parent_inode: int, name: bytes) -> Folder:
         parent = (await self._folders.seek(parent_inode)).directory()
         if name == CONTROL_NAME and parent_inode == ROOT:
             raise Refused(errno.EEXIST)
@@ -98,7 +101,7 @@ class Mailboxes:
         except (OSError, NoSuchMailbox):
             await self._store.refresh_tree(storage)  # it may have been seen before the writer took it back
             raise
-        return await self._made(parent, storage)
+        return await self._made(parent_inode, storage, name)
 
     async def need_mailbox(self, folder: Folder) -> Folder:
         """The folder with a mailbox, for a restore: one without a mailbox gets one, also one that a crash has
@@ -111,22 +114,26 @@ class Mailboxes:
         before = self._inodes.of(folder)
         with suppress(MailboxExists):
             await self._writer.create_mailbox(folder.name)
-        made = await self._made(folder.parent, folder.name)
+        made = await self._made(self._inodes.of(folder.parent), folder.name, encode(folder.shown))
         if self._inodes.of(made) != before:
             self._tell_number(before, made)
             raise Refused(errno.ESTALE)
         return made
 
-    async def _made(self, parent: Folder, storage: str) -> Folder:
+    async def _made(self, parent_inode: int, storage: str, name: bytes) -> Folder:
         """The new mailbox, as the store shows it; reads it once more if the first reading has failed.
 
         Its inode number is computed from its index, so the index has to be read before the answer.
 
+        :param parent_inode: of the directory that it was made in, which may have been renamed since.
         :raises OSError, DboxfsError: it was made, but can't be read.
         """
         for again in (False, True):
             await self._store.refresh_tree(storage)
             child = self._store.folders.get(storage)
+            parent = self._inodes.folder(parent_inode)
+            if child is None and parent is not None:
+                child = self._names.child(parent, name)
             if child is None or child not in self._inodes:
                 continue
             try:
@@ -136,11 +143,13 @@ class Mailboxes:
                     raise
             else:
                 return child
-        await self._store.check(parent)
-        raise Refused(errno.EIO)
+        raise Refused(errno.ENOENT)  # another program has removed it, or its parent
 
     async def delete(self, parent_inode: int, name: bytes) -> None:
         """rmdir(2)."""
+        await self._folders.steadily(parent_inode, lambda found: self._delete(found, name))
+
+    async def _delete(self, parent_inode: int, name: bytes) -> None:
         folder = self._names.child((await self._folders.seek(parent_inode)).directory(), name)
         if folder is None:
             raise Refused(errno.ENOENT)

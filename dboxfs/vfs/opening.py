@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from dboxfs.store import Store
+from dboxfs.store import Folder, Store
 from dboxfs.vfs.apart import Apart
 from dboxfs.vfs.changes import look_again, mailbox_of
 from dboxfs.vfs.close_policy import ClosePolicy
@@ -22,7 +22,7 @@ from dboxfs.vfs.folders import Folders
 from dboxfs.vfs.forwarding import Forwarding
 from dboxfs.vfs.mailboxes import Mailboxes
 from dboxfs.vfs.names import Names, check_name
-from dboxfs.vfs.node import ROOT, Inodes
+from dboxfs.vfs.node import ROOT, Inodes, Node
 from dboxfs.vfs.reader import Opened, Reader
 from dboxfs.vfs.staging import Staging
 
@@ -62,6 +62,9 @@ class Opening:
 
         :raises Refused: the file can't be made.
         """
+        return await self._folders.steadily(parent, lambda found: self._create(found, name, flags, pid))
+
+    async def _create(self, parent: int, name: bytes, flags: int, pid: int) -> tuple[Opened, Draft]:
         check_name(name)
         folder = await look_again(self._store, (await self._folders.seek(parent)).directory())
         box = mailbox_of(await self._mailboxes.need_mailbox(folder))
@@ -94,6 +97,9 @@ class Opening:
 
         :raises Refused: the file can't be made.
         """
+        return await self._folders.steadily(parent, lambda found: self._hold(found, name, pid))
+
+    async def _hold(self, parent: int, name: bytes, pid: int) -> Draft:
         check_name(name)
         folder = (await self._folders.seek(parent)).directory()
         mailbox_of(await self._mailboxes.need_mailbox(folder))
@@ -113,7 +119,8 @@ class Opening:
     async def open_message(self, inode: int, flags: int, pid: int) -> Opened:
         """Open the message *inode*, or its replacement, for writing.
 
-        :raises Refused: EACCES: it is a control file; ENOENT: it is gone; ESTALE: look it up again.
+        :raises Refused: EACCES: it is a control file; ENOENT: it is gone; ESTALE: it is removed meanwhile, or
+            is to be looked up again.
         """
         node = await self._folders.seek(self._forwarding.follow(inode))
         if node.is_control or node.inode == ROOT:
@@ -121,6 +128,8 @@ class Opening:
         now, body, _ = await self._forwarding.use(node.inode, Reader.body)
         try:
             folder = self._inodes.node(now.inode).directory()  # it may have been renamed meanwhile
+            if self._is_removed(folder, now):  # a draft would bring it back
+                raise Refused(errno.ESTALE)
             if self._staging is not None:
                 self._staging.may_replace(folder, now.uid)
         except Refused:
@@ -136,6 +145,12 @@ class Opening:
             raise Refused(errno.ESTALE)
         draft = self._drafts.replacement(inode, folder, name, now.uid, base)
         return self.opened(draft, flags, pid)
+
+    def _is_removed(self, folder: Folder, node: Node) -> bool:
+        """Whether a message was removed, or is being removed, and none has replaced it."""
+        box = folder.mailbox
+        is_gone = box is not None and node.uid not in box and self._forwarding.heir(node.inode) == node
+        return is_gone or node.uid in self._names.hidden(folder)
 
     async def _is_there(self, draft: Draft, flags: int) -> bool:
         """Wait until no task commits or ends a draft; whether it is still one then (O_TRUNC empties it)."""

@@ -63,6 +63,17 @@ class RenameRequest:
 
         :raises Refused: the rename is impossible, and nothing has changed.
         """
+
+        async def rename(source: int) -> None:
+            await self._folders.steadily(
+                new_parent, lambda target: self._rename(source, old, target, new, flags, pid)
+            )
+
+        await self._folders.steadily(old_parent, rename)
+
+    async def _rename(
+        self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int, pid: int
+    ) -> None:
         for parent in (old_parent, new_parent):
             await self._names.know((await self._folders.seek(parent)).directory())
         if flags & ~NOREPLACE:

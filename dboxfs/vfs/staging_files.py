@@ -11,8 +11,10 @@ Concurrency: one such task at a time.  Requests may take, change or remove files
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dboxfs.store import Folder
-from dboxfs.store.write import StoreWriter
+from dboxfs.store.write.spool import Spool
 from dboxfs.vfs.content import Budget
 from dboxfs.vfs.host import Spawn
 from dboxfs.vfs.packed_drafts import PackedDrafts
@@ -25,12 +27,15 @@ WRITE_TOGETHER = 256 << 10
 class StagingFiles:
     """The staging files, by mailbox.
 
+    :param spool: makes a file for several texts in a mailbox.
     :param packed: the packed files of the mount.
     :param budget: counts the bytes that they and others have in memory.
     """
 
-    def __init__(self, writer: StoreWriter, packed: PackedDrafts, budget: Budget, spawn: Spawn) -> None:
-        self._writer = writer
+    def __init__(
+        self, spool: Callable[[Folder], Spool], packed: PackedDrafts, budget: Budget, spawn: Spawn
+    ) -> None:
+        self._spool = spool
         self._packed = packed
         self._budget = budget
         self._spawn = spawn
@@ -40,7 +45,7 @@ class StagingFiles:
     def _of(self, folder: Folder) -> StagingFile:
         file = self._files.get(folder)
         if file is None:
-            file = self._files[folder] = StagingFile(self._writer.spool(folder.name, plain=True))
+            file = self._files[folder] = StagingFile(self._spool(folder))
         return file
 
     def segment(self, folder: Folder) -> StagingSegment:

@@ -48,6 +48,9 @@ class UnlinkRequest:
                 self._drafts.discard(draft)
             if draft.uid is None:
                 return
+        await self._folders.steadily(parent, lambda found: self._unlink(found, name, pid))
+
+    async def _unlink(self, parent: int, name: bytes, pid: int) -> None:
         await self._names.know((await self._folders.seek(parent)).directory())
         folder = self._inodes.node(parent).directory()
         uid = self._names.resolve(folder, name)

@@ -85,11 +85,11 @@ class WritableVfs:
         self._name_files = NameFiles(name_reader, writer.options)
         locks = NameLocks(inodes)
         changes = MessageChanges(store, writer, inodes, forwarding, locks, name_reader, self._name_files)
-        packed, budget = PackedDrafts(), Budget()
+        self._spool, packed, budget = changes.spool, PackedDrafts(), Budget()
         self._drafts = Drafts(inodes, reading.open_files, self._temporary, host.outside, packed, budget)
         committer = Committer(store, inodes, names.written, forwarding, locks, changes)
         identities = MailboxIdentities(store, writer, changes, self._drafts, name_reader, self._name_files)
-        self._staging_files = StagingFiles(writer, packed, budget, host.spawn)
+        self._staging_files = StagingFiles(partial(changes.spool, plain=True), packed, budget, host.spawn)
         staging = Staging(
             store, writer, inodes, self._drafts, changes, identities, forwarding, host.kernel,
             self._staging_files,
@@ -147,7 +147,7 @@ class WritableVfs:
         """The temporary file of a draft in *folder*."""
         if self.staging is not None:
             return self._staging_files.segment(folder)
-        return self._writer.spool(folder.name)
+        return self._spool(folder)
 
     def _staged_rows(self, folder: Folder) -> list[ListingRow]:
         """The staged files of a directory, for a listing."""

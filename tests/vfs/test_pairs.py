@@ -33,7 +33,7 @@ LOST = [
 BY_INODE = {"flags", "keywords", "link", "link away"}
 """The kernel has looked up the file that they are about before they come."""
 
-GONE = ({"unlink"}, {"unlink", "move away"})
+GONE = ({"unlink"}, {"unlink other"}, {"unlink", "move away"})
 """An unlink of what another program has removed a moment before succeeds."""
 
 layouts = pytest.mark.parametrize("layout", list(TreeLayout), ids=lambda layout: layout.value)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 
 import pytest
 
+from dboxfs.store import Kind
 from dboxfs.store.write import StoreWriter
-from tests.vfs.inside import ONE, TWO, Mounted, Program
+from tests.vfs.inside import ONE, TWO, Mounted, Program, mounted
 
 
 def renamed_behind(monkeypatch: pytest.MonkeyPatch, m: Mounted, change: str, old: str, new: str) -> None:
@@ -104,3 +106,169 @@ async def test_a_mailbox_of_which_only_the_directory_was_seen_takes_messages(
     else:
         await p.link("INBOX/1.eml", "New/note")
     assert await p.texts("New") == {"note": ONE}
+
+
+NOTE = b"user.dbox.flags"
+
+
+async def reads(p: Program, inode: int, directory: int) -> None:
+    opened = await p.vfs.open(inode, os.O_RDONLY, p.pid)
+    assert await opened.file.read(1 << 20, 0) == TWO
+    await opened.file.release()
+
+
+async def looks(p: Program, inode: int, directory: int) -> None:
+    assert (await p.vfs.getattr(inode, p.pid)).size == len(TWO)
+    assert (await p.vfs.lookup(directory, b"note", p.pid)).inode == inode
+
+
+async def reads_attributes(p: Program, inode: int, directory: int) -> None:
+    assert await p.vfs.getxattr(inode, b"user.dbox.keywords") == b""
+    assert NOTE in await p.vfs.listxattr(inode)
+    assert await p.vfs.getxattr(directory, b"user.dbox.subscribed") == b"0"
+
+
+async def lists(p: Program, inode: int, directory: int) -> None:
+    listed = await p.vfs.opendir(directory)
+    await listed.prepare(0)
+    await listed.sizes(0)
+    assert [row.name for row in listed.messages(0)] == [b"note"]
+
+
+async def marks(p: Program, inode: int, directory: int) -> None:
+    await p.rw.setxattr(inode, NOTE, b"\\Seen")
+    await p.rw.removexattr(inode, NOTE)
+    await p.rw.setxattr(inode, NOTE, b"\\Flagged")
+    assert await p.vfs.getxattr(inode, NOTE) == b"\\Flagged"
+
+
+async def subscribes(p: Program, inode: int, directory: int) -> None:
+    await p.rw.setxattr(directory, b"user.dbox.subscribed", b"1")
+
+
+async def changes_modes(p: Program, inode: int, directory: int) -> None:
+    for changed in (inode, directory):
+        await p.rw.setattr(changed, None, None, None, p.pid)
+
+
+async def dates(p: Program, inode: int, directory: int) -> None:
+    await p.rw.setattr(inode, None, 1_000_000_000, None, p.pid)
+    assert (await p.stat("Job/note")).modified_ns == 10**18
+
+
+async def cuts(p: Program, inode: int, directory: int) -> None:
+    await p.rw.setattr(inode, len(TWO) - 1, None, None, p.pid)
+    assert await p.texts("Job") == {"note": TWO[:-1]}
+
+
+async def appends(p: Program, inode: int, directory: int) -> None:
+    opened = await p.vfs.open(inode, os.O_WRONLY | os.O_APPEND, p.pid)
+    assert await opened.file.write(b"more\n", len(TWO)) == 5
+    await opened.file.flush()
+    await opened.file.release()
+    assert await p.texts("Job") == {"note": TWO + b"more\n"}
+
+
+async def makes(p: Program, inode: int, directory: int) -> None:
+    opened, _ = await p.rw.create(directory, b"new", os.O_WRONLY, p.pid)
+    assert await opened.file.write(ONE, 0) == len(ONE)
+    await opened.file.flush()
+    await opened.file.release()
+    assert await p.texts("Job") == {"note": TWO, "new": ONE}
+
+
+async def unlinks(p: Program, inode: int, directory: int) -> None:
+    await p.rw.unlink(directory, b"note", p.pid)
+    assert await p.names("Job") == []
+
+
+async def renames(p: Program, inode: int, directory: int) -> None:
+    await p.rw.rename(directory, b"note", directory, b"other", 0, p.pid)
+    assert await p.texts("Job") == {"other": TWO}
+
+
+async def renames_over(p: Program, inode: int, directory: int) -> None:
+    await p.rw.rename(await p.inode("INBOX"), b"1.eml", directory, b"note", 0, p.pid)
+    assert await p.texts("Job") == {"note": ONE}
+
+
+async def moves_out(p: Program, inode: int, directory: int) -> None:
+    await p.rw.rename(directory, b"note", await p.inode("INBOX"), b"note", 0, p.pid)
+    assert (await p.texts("INBOX"), await p.names("Job")) == ({"1.eml": ONE, "note": TWO}, [])
+
+
+async def moves_in(p: Program, inode: int, directory: int) -> None:
+    await p.rw.rename(await p.inode("INBOX"), b"1.eml", directory, b"one", 0, p.pid)
+    assert (await p.texts("Job"), await p.names("INBOX")) == ({"note": TWO, "one": ONE}, [])
+
+
+async def links(p: Program, inode: int, directory: int) -> None:
+    await p.rw.link(inode, await p.inode("INBOX"), b"linked", p.pid)
+    await p.rw.link(await p.inode("INBOX/1.eml"), directory, b"one", p.pid)
+    assert await p.texts("INBOX") == {"1.eml": ONE, "linked": TWO}
+    assert await p.texts("Job") == {"note": TWO, "one": ONE}
+
+
+async def makes_mailboxes(p: Program, inode: int, directory: int) -> None:
+    await p.rw.mkdir(directory, b"sub")
+    await p.rw.rmdir(directory, b"sub")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        reads, looks, reads_attributes, lists, marks, subscribes, changes_modes, dates, cuts, appends, makes,
+        unlinks, renames, renames_over, moves_out, moves_in, links, makes_mailboxes,
+    ],
+)  # fmt: skip
+async def test_what_is_looked_up_is_found_under_the_new_name_of_its_mailbox_before_the_mount_hears_of_that(
+    m: Mounted, p: Program, use: Callable[[Program, int, int], Awaitable[None]]
+) -> None:
+    """As the file that a program holds on ext4, where a directory above it is renamed."""
+    inode, directory = await p.write("Work/note", TWO), await p.inode("Work")
+    await m.others.rename_mailbox("Work", "Job")
+    await use(p, inode, directory)
+
+
+TEMPORARY = ".temp."
+"""In the names of files that are no messages yet."""
+
+BIG = b"Subject: big\n\n" + b"0123456789abcdef" * (20 << 10)
+"""An upload that does not stay in memory."""
+
+
+@pytest.mark.parametrize("end", ["saved", "removed", "never closed"])
+@pytest.mark.parametrize("by", ["this mount", "another program"])
+async def test_the_temporary_file_of_an_upload_goes_with_it_also_where_its_mailbox_is_renamed(
+    kind: Kind, by: str, end: str
+) -> None:
+    async with mounted(kind) as m:
+        p = m.program()
+        file = await p.create("Work/big")
+        await file.write(BIG)
+        assert any(TEMPORARY in path for path in m.files())
+        if by == "this mount":
+            await p.rename("Work", "Job")
+        else:
+            await m.others.rename_mailbox("Work", "Job")
+        if end == "saved":
+            await file.close()
+            assert await p.texts("Job") == {"big": BIG}
+        elif end == "removed":
+            await m.store.refresh_tree()
+            await p.unlink("Job/big")
+            await file.close()
+        else:
+            await m.store.refresh_tree()
+    assert not [path for path in m.files() if TEMPORARY in path]
+
+
+async def test_the_staging_file_of_a_mailbox_that_is_renamed_is_removed_at_the_end(kind: Kind) -> None:
+    async with mounted(kind, restore=True) as m:
+        p = m.program()
+        await p.write("Work/big", BIG)
+        assert any(TEMPORARY in path for path in m.files())
+        await p.rename("Work", "Job")
+        await m.vfs.finish()
+        assert [text for _, text in await m.stored("Job")] == [BIG]
+    assert not [path for path in m.files() if TEMPORARY in path]

@@ -51,8 +51,6 @@ class Frames:
         self.why = ""
         self._window = window
         self._effort = effort
-        self._refused: tuple[int, int, str] | None = None
-        """The place and size of the message header that was refused last, and why: it is asked for again."""
 
     async def framed(self, start: int, *, through: bool = True) -> Framed | None:
         """The frame of the record at *start*; None: it can't be read.
@@ -82,9 +80,6 @@ class Frames:
 
     async def message_header(self, start: int, header_size: int) -> MessageHeader | None:
         """The message header at *start*; None: there is none."""
-        if self._refused is not None and self._refused[:2] == (start, header_size):
-            self.why = self._refused[2]
-            return None
         try:
             found = parse_message_header(await self._window.read(start, header_size), header_size, base=start)
         except FormatError as exc:
@@ -93,7 +88,6 @@ class Frames:
             if isinstance(found, MessageHeader):
                 return found
             self.why = "the file ends inside a message header"
-        self._refused = start, header_size, self.why
         return None
 
     async def block(self, offset: int, *, through: bool = False) -> MetadataBlock | None:

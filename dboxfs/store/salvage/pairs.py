@@ -39,25 +39,15 @@ class Pairs:
     def __init__(self, trailers: dict[int, int] | None = None) -> None:
         self._trailers = trailers or {}
         self._heads = sorted(self._trailers)
-        self._refuted = range(0)
 
     def trailer(self, head: int) -> int:
         """The offset of the trailer of the header at *head*; -1: it has none."""
         return self._trailers.get(head, -1)
 
     def behind(self, start: int) -> Iterator[int]:
-        """The headers at *start* or behind that have a trailer, in order.
-
-        A header after which the caller asks for the next one counts as refuted, and is not given again.
-        """
-        first = at = bisect_left(self._heads, start)
-        if at in self._refuted:
-            first, at = self._refuted.start, self._refuted.stop
-        while at < len(self._heads):
-            self._refuted = range(first, at)
-            yield self._heads[at]
-            at += 1
-        self._refuted = range(first, at)
+        """The headers at *start* or behind that have a trailer, in order."""
+        for number in range(bisect_left(self._heads, start), len(self._heads)):
+            yield self._heads[number]
 
 
 async def find_pairs(window: Window, start: int, end: int) -> Pairs:

@@ -15,7 +15,7 @@ written any more.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from dboxfs.dbox import LineEnds, RecordWriter, encode_file_header3
 from dboxfs.fsapi import CreateMode, FileSystem, Permissions
@@ -27,13 +27,24 @@ class Spool:
     """The temporary file of one upload.  It is a :class:`~dboxfs.store.write.message.Source`.
 
     :param directory: where the file is made; errors of that come with the first write.
+    :param where: gives the path that this directory has by now; called when the file is taken, or deleted.
+        None: it never has another one.
     :param ready: begin it as a file of format 3, which can become a message by adding the trailer.
     :ivar lines: line ends and sizes so far (only with ``ready``).
     :ivar taken: the file was taken: it belongs to a message.
     """
 
-    def __init__(self, fs: FileSystem, directory: str, permissions: Permissions, *, ready: bool) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: str,
+        permissions: Permissions,
+        *,
+        ready: bool,
+        where: Callable[[], str] | None = None,
+    ) -> None:
         self.directory = directory
+        self._where = where
         self.ready = ready
         self.taken = False
         self.lines = LineEnds()
@@ -105,6 +116,7 @@ class Spool:
         :raises OSError: a part could not be written.
         """
         await self._handle.settle()
+        self._look_where()
         path = self._handle.hand_over()
         self.taken = True
         try:
@@ -119,4 +131,10 @@ class Spool:
 
     def close(self) -> None:
         """Close the spool; its file is deleted, unless it was taken."""
+        self._look_where()
         self._handle.close()
+
+    def _look_where(self) -> None:
+        """Follow a renamed mailbox."""
+        if self._where is not None:
+            self._handle.directory_is(self._where())

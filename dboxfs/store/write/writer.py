@@ -259,12 +259,17 @@ class StoreWriter:
         """
         await self._requests.keep(name)
 
-    def spool(self, name: str, *, plain: bool = False) -> Spool:
-        """A file for the text of a message: its ``source`` later; *plain*: of several messages."""
-        options, location = self.options, self.location
-        directory = location.storage if self._work.mdbox else location.mailbox_path(name)
+    def spool(self, name: str, *, plain: bool = False, home: Callable[[], str] | None = None) -> Spool:
+        """A file for the text of a message: its ``source`` later; *plain*: of several messages.
+
+        :param home: gives the storage name that the mailbox has by now, to find the file when it is deleted.
+        """
+        options, path = self.options, self.location.mailbox_path
         ready = options.dbox_version == 3 and options.eol is Eol.KEEP and not plain
-        return Spool(self._work.fs, directory, self._work.disk.file_permissions, ready=ready)
+        directory, where = path(name), (lambda: path(home())) if home is not None else None
+        if self._work.mdbox:
+            directory, where = self.location.storage, None
+        return Spool(self._work.fs, directory, self._work.disk.file_permissions, ready=ready, where=where)
 
     # -- flags and keywords ------------------------------------------------------------------------------
 

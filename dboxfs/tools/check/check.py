@@ -60,13 +60,15 @@ class CheckOptions(Struct, frozen=True):
 class Checked(Struct, frozen=True):
     """Numbers of mailboxes and messages that were checked, and of bytes that were read.
 
-    ``external``: messages whose attachments are files of their own.
+    ``messages``: those that mailboxes have.  ``unowned``: records of an mdbox that no mailbox has: expunged
+    messages that are not purged.  ``external``: messages whose attachments are files of their own.
     """
 
     mailboxes: int
     messages: int
     bytes: int
     external: int
+    unowned: int = 0
 
 
 Emit = Callable[[Finding], None]
@@ -106,6 +108,8 @@ class _Check:
         self._emit = emit
         self._options = options
         self._tally = Tally(options.texts, report)
+        self._owned: int | None = None
+        self._unowned = 0
 
     async def run(self) -> Checked:
         try:
@@ -130,8 +134,8 @@ class _Check:
         self._emit_all(_same_guid(boxes))
         self._note_external()
         self._note_encrypted(Owners(boxes))
-        tally = self._tally
-        return Checked(len(boxes), tally.messages, tally.bytes, tally.external)
+        tally, messages = self._tally, self._tally.messages if self._owned is None else self._owned
+        return Checked(len(boxes), messages, tally.bytes, tally.external, self._unowned)
 
     def _emit_all(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
@@ -186,6 +190,9 @@ class _Check:
         found = await self._settled(references.look, [*paths, *logs])
         owners = Owners(boxes)
         self._emit_all([owners.named(one) for one in found])
+        groups = owners.groups(check.guids.keys() | check.counted)
+        self._owned = sum(len(group.uids) for group in groups if group.box is not None)
+        self._unowned = sum(len(group.uids) for group in groups if group.box is None)
         return set(check.guids.values())
 
     async def _settled(self, look: Look, paths: list[str]) -> list[Finding]:

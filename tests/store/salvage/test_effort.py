@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from dboxfs.store.salvage import Found, Gap, Trust
+from dboxfs.store.salvage import Found, Gap, Trust, search
 from tests.dbox.golden3 import file_of
 from tests.store.salvage.files import HEADER, record, sample, scan, text_of
 from tests.store.salvage.lookalikes import BODIES, BODIES_3, FILES, blocks_that_fit, each, whole
@@ -100,6 +100,16 @@ async def test_a_file_with_damage_at_every_record_takes_no_more_work_and_every_w
     if records.startswith("every second"):
         whole_ones = [t for t in found_texts(data, items) if int(t[9 : t.index(b"\n")]) % 2 == 0]
         assert len(whole_ones) == (data.count(b"Subject: ") + 1) // 2
+
+
+@pytest.mark.parametrize("body", ["metadata blocks", "metadata blocks that nearly fit"])
+async def test_a_place_behind_which_no_record_follows_is_searched_once_also_in_a_file_of_many_stretches(
+    floor: float, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "LOOK_AHEAD", SIZE // 64)
+    text = b"Subject: look\n\n" + BODIES[body](SIZE // 8)
+    data = HEADER + hopeless(text) + record(2, b"last\n")
+    assert found_texts(data, await within(floor, data))[-1:] == [b"last\n"]
 
 
 @pytest.mark.parametrize("body", BODIES_3)
