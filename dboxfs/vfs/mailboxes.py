@@ -129,7 +129,7 @@ class Mailboxes:
         :raises OSError, DboxfsError: it was made, but can't be read.
         """
         for again in (False, True):
-            await self._store.refresh_tree(storage)
+            await self._store.refresh_tree(*([] if again else [storage]))
             child = self._store.folders.get(storage)
             parent = self._inodes.folder(parent_inode)
             if child is None and parent is not None:

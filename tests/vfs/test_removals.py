@@ -316,7 +316,7 @@ async def test_a_removal_of_a_dead_daemon_is_executed_in_the_renamed_mailbox_and
 
 
 @drivers
-async def test_a_note_removes_no_message_with_another_guid_or_uidvalidity(
+async def test_a_note_removes_no_message_with_another_guid_or_mailbox_or_uidvalidity(
     dovecot: Dovecot, driver: str
 ) -> None:
     account, location = of_dovecot(dovecot, driver)
@@ -324,7 +324,8 @@ async def test_a_note_removes_no_message_with_another_guid_or_uidvalidity(
     (path,) = notes(location)
     note = parse_note(path.read_bytes())
     assert note is not None
-    others = [replace(note, promised=((3, note.promised[0][1]),), uid_validity=note.uid_validity + 1)]
+    third = replace(note, promised=((3, note.promised[0][1] if driver == "sdbox" else bytes(16)),))
+    others = [replace(third, uid_validity=note.uid_validity + 1), replace(third, guid="ab" * 16)]
     if driver == "mdbox":
         others.append(replace(note, promised=((3, bytes(15) + b"x"),)))
     for other in others:
