@@ -23,7 +23,7 @@ from dboxfs.cli.progress import Meter
 from dboxfs.cli.status import UsageError
 from dboxfs.cli.stores import add_store, check_url, choose_store
 from dboxfs.fsapi import FileSystem, ThreadsDriver
-from dboxfs.fsapi.drivers.object_client import Cost, connect
+from dboxfs.fsapi.drivers.object_client import Cost, connect, refuse_nowhere
 from dboxfs.store import Location
 from dboxfs.store.user_variables import StoreUser, expand
 from dboxfs.tools.archive import Archived, ArchiveOptions, Archiver, Repository
@@ -163,6 +163,7 @@ def _archive(arguments: argparse.Namespace, location: Location) -> int:
 def _prune(arguments: argparse.Namespace) -> int:
     if arguments.keep_daily is None and arguments.keep_monthly is None:
         raise UsageError("archive prune: say what stays: --keep-daily N, --keep-monthly N")
+    refuse_nowhere(arguments.url)
     repository = Repository(connect(arguments.url, access_of(arguments)), arguments.url)
     daily, monthly = arguments.keep_daily or 0, arguments.keep_monthly or 0
     done = prune(repository, daily, monthly, break_lock=arguments.break_lock)

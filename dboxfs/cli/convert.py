@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import replace
+from shlex import quote
 
 import trio
 
@@ -157,6 +158,6 @@ def convert(arguments: argparse.Namespace) -> int:
     if done.failed:
         print(
             f"{len(done.failed)} could not be carried over (see above); "
-            f"dboxfs rescue {location.root} DST may find more of them{more_as_root(arguments)}"
+            f"dboxfs rescue {quote(location.root)} DST may find more of them{more_as_root(arguments)}"
         )
     return 1 if done.failed or done.told or done.hidden else 0

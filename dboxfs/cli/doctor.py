@@ -7,6 +7,7 @@ import importlib
 import os
 import pwd
 from collections.abc import Iterator
+from shlex import quote
 
 import trio
 
@@ -149,7 +150,7 @@ async def _hidden(store: Store) -> list[Remark]:
     remarks = [Remark(ERROR, summary(found), "name all parts of the store, or --user")] if found else []
     for name, why in list(store.index_errors.items())[:1]:
         more = f" (and {len(store.index_errors) - 1} more)" if len(store.index_errors) > 1 else ""
-        remarks.append(Remark(ERROR, f"{name}{more}: {why}", f"dboxfs check {store.location.root}"))
+        remarks.append(Remark(ERROR, f"{name}{more}: {why}", f"dboxfs check {quote(store.location.root)}"))
     return remarks
 
 
@@ -169,7 +170,7 @@ def _owners(location: Location, machine: Machine) -> list[Remark]:
             others.setdefault(uid, path)
     for uid, path in list(others.items())[:_MOST_OWNERS]:
         what = f"{path}: belongs to {_name(uid)}, the store to {_name(owner)}: one of them can't write it"
-        remarks.append(Remark(WARNING, what, f"chown -R --from={uid} {owner} {location.root}"))
+        remarks.append(Remark(WARNING, what, f"chown -R --from={uid} {owner} {quote(location.root)}"))
     return remarks
 
 

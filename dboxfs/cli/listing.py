@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from shlex import quote
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -167,7 +168,9 @@ class _Listing:
         found = [folder for folder in all_folders if self._mailbox in [name(folder) for name in names]]
         if not found or found[0].mailbox is None:
             root = store.location.root
-            raise NoSuchMailbox(f"{self._mailbox}: no such mailbox in {root}; dboxfs ls {root} lists them")
+            raise NoSuchMailbox(
+                f"{self._mailbox}: no such mailbox in {root}; dboxfs ls {quote(root)} lists them"
+            )
         return found[:1]
 
     def _path(self, folder: Folder, name: bytes, uid: int) -> str | None:

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import time
+from shlex import quote
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -84,7 +85,7 @@ def _print(shown: list[Shown]) -> None:
         daemon = f"pid {one.pid}, {_age(one.age or 0)}" if one.pid is not None else "daemon not found"
         print(one_line(f"{one.mountpoint}  {one.store}  {mode}  {one.state}  {daemon}"))
         if one.state == "dead":
-            print(one_line(f"  its daemon has ended: unmount it with dboxfs umount {one.mountpoint}"))
+            print(one_line(f"  its daemon has ended: unmount it with dboxfs umount {quote(one.mountpoint)}"))
 
 
 def _age(seconds: int) -> str:

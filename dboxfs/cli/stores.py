@@ -129,7 +129,7 @@ def check_url(url: str) -> None:
     """
     :raises UsageError: it names no object store, or has credentials in it.
     """
-    if not is_url(url):
+    if not is_url(url) or not url.partition("://")[2].strip("/"):
         raise UsageError(
             f"{url}: no URL of an object store: s3://BUCKET/PREFIX, gs://, az://, file:///DIRECTORY"
         )

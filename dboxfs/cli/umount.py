@@ -17,6 +17,7 @@ import argparse
 import os
 import subprocess
 from collections.abc import Iterator
+from shlex import quote
 
 from dboxfs.cli import restoring
 from dboxfs.cli.liveness import Answer, ask, daemons_of, lives, wait
@@ -81,7 +82,7 @@ def clear_dead(mountpoint: str, *, replace: bool) -> None:
     if not replace:
         raise MountError(
             f"{mountpoint}: a dead mount is here, whose daemon has ended; give --replace, or remove it with: "
-            f"dboxfs umount {mountpoint}"
+            f"dboxfs umount {quote(mountpoint)}"
         )
     _abort(mount)
 
@@ -103,7 +104,7 @@ def _is_dead(mount: Mount, daemons: list[int]) -> bool:
     if answer is Answer.NONE and daemons:
         raise MountError(
             f"{mount.point}: its daemon (process {daemons[0]}) does not answer: try again later, or end it "
-            f"with dboxfs umount --force {mount.point}, which loses what is being written"
+            f"with dboxfs umount --force {quote(mount.point)}, which loses what is being written"
         )
     return answer is not Answer.GIVEN
 
@@ -131,7 +132,7 @@ def _unmount(mount: Mount, *, lazy: bool) -> None:
         if user is not None:
             raise MountError(
                 f"{point}: in use by process {user}{_program(user)}; end it, or detach the mount now and "
-                f"let it finish: dboxfs umount --lazy {point}"
+                f"let it finish: dboxfs umount --lazy {quote(point)}"
             )
         remedy = f"; {MTAB_REMEDY}" if MTAB in reason else ""
         raise MountError(f"{point}: {reason}{remedy}")

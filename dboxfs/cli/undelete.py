@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from shlex import quote
 
 import trio
 
@@ -106,7 +107,9 @@ def undelete(arguments: argparse.Namespace) -> int:
             deleted = DeletedMessages(store)
             found = _chosen(await deleted.look(), arguments, store)
             if deleted.unreadable:
-                text = f"{deleted.unreadable} more can't be read; dboxfs check {location.root} says why"
+                text = (
+                    f"{deleted.unreadable} more can't be read; dboxfs check {quote(location.root)} says why"
+                )
                 print(one_line(f"dboxfs: {text}"), file=sys.stderr)
             if arguments.list:
                 await _list(store, deleted, found)

@@ -12,9 +12,10 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from shlex import quote
 
 import pyfuse3
 import trio
@@ -33,7 +34,7 @@ from dboxfs.util import mounts
 from dboxfs.util.addresses import Address
 from dboxfs.util.machine import MTAB, MTAB_REMEDY
 from dboxfs.util.mounts import Mount
-from dboxfs.vfs.host import Host, Spawn
+from dboxfs.vfs.host import Host, Spawn, spawner
 from dboxfs.vfs.observed import Observed
 from dboxfs.vfs.options import Entries, MountOptions, Opens, wants_no_open
 from dboxfs.vfs.serving import Mountable, Serving
@@ -54,11 +55,11 @@ def check_mountpoint(path: str) -> str:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        raise MountError(f"{path}: no such directory; make it with: mkdir {path}") from None
+        raise MountError(f"{path}: no such directory; make it with: mkdir {quote(path)}") from None
     except OSError as exc:
         if exc.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             what = "a dead mount is here, whose daemon has ended; remove it with: dboxfs umount"
-            raise MountError(f"{path}: {what} {path}") from None
+            raise MountError(f"{path}: {what} {quote(path)}") from None
         raise MountError(f"{path}: {exc.strerror}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise MountError(f"{path}: not a directory; give an empty directory to mount on")
@@ -67,7 +68,7 @@ def check_mountpoint(path: str) -> str:
         return path
     if os.path.ismount(path):
         raise MountError(
-            f"{path}: something is mounted there already; unmount it first: dboxfs umount {path}"
+            f"{path}: something is mounted there already; unmount it first: dboxfs umount {quote(path)}"
         )
     try:
         if os.listdir(path):
@@ -122,12 +123,12 @@ async def run(
         return {**_kernel_stats(notifier, polling), "mountpoint_mode": below}
 
     def host(nursery: trio.Nursery) -> Host:
-        return Host(_spawner(nursery), notifier, requests, kernel, observed)
+        return Host(spawner(nursery), notifier, requests, kernel, observed)
 
     async with what.serving(host) as serving, trio.open_nursery() as nursery:
         adapter = Adapter(serving.top, requests, serving.writes)
         adapter.observed, adapter.released = observed, serving.released
-        tell_metrics = _metrics_endpoint(options.metrics, mountpoint, _spawner(nursery))
+        tell_metrics = _metrics_endpoint(options.metrics, mountpoint, spawner(nursery))
         device, mount = _init(adapter, what.name, mountpoint, options, serving.owner)
         try:
             pusher = None
@@ -239,16 +240,6 @@ def _kernel_stats(notifier: Notifier, polling: loop.LoopLowlevel | None) -> dict
         "entries": {"by": notifier.means.value, "epochs": notifier.epochs},
         "loop": counted,
     }
-
-
-def _spawner(nursery: trio.Nursery) -> Spawn:
-    async def guarded(work: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await work()
-        except Exception as exc:  # the mount goes on without this work
-            log.error("background work failed: %r", exc, exc_info=exc)
-
-    return lambda work: nursery.start_soon(guarded, work)
 
 
 def _init(

@@ -8,6 +8,7 @@ mdbox without its map (``evidence`` finds these).
 from __future__ import annotations
 
 import os
+from shlex import quote
 
 from dboxfs.errors import NoSuchStore
 from dboxfs.store.evidence import (
@@ -89,7 +90,8 @@ def _refuse_other_kind(location: Location) -> None:
     if other is not None:
         kind = "mdbox" if location.kind is Kind.SDBOX else "sdbox"
         raise NoSuchStore(
-            f"{location.root}: this is an {kind} store ({other} says so); give {kind}:{location.root}"
+            f"{location.root}: this is an {kind} store ({other} says so); give "
+            + quote(f"{kind}:{location.root}")
         )
 
 
@@ -131,7 +133,7 @@ def _refuse_other_layout(location: Location) -> None:
     indexes = os.path.join(location.list_index_dir, location.mailbox_dir)
     by_guid = is_by_guid(location.tree, indexes, location.dirname)
     if by_guid and location.layout is TreeLayout.FS:
-        wanted = f"guids; give {location.kind.value}:{location.root}:LAYOUT=index (Dovecot 2.4: "
+        wanted = f"guids; give {quote(f'{location.kind.value}:{location.root}:LAYOUT=index')} (Dovecot 2.4: "
         raise NoSuchStore(
             f"{location.root}: its mailboxes lie under their {wanted}mailbox_list_layout = index)"
         )

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from shlex import quote
 
 from msgspec import Struct
 
@@ -145,8 +146,8 @@ def mirrors(point: str, mode: str) -> list[Remark]:
         return []
     what = f"{point}: when the mount is gone, the empty directory below it (mode {mode}) can be listed: a"
     what += " program that mirrors it takes all mail for deleted"
-    remedy = f"begin a backup with cd -P {point}/.dboxfs/.. which fails then; while nothing is mounted there,"
-    remedy += f" for a mount of root's: chmod 0 {point}"
+    remedy = f"begin a backup with cd -P {quote(point)}/.dboxfs/.. which fails then; while nothing is mounted"
+    remedy += f" there, for a mount of root's: chmod 0 {quote(point)}"
     return [Remark(NOTE, what, remedy)]
 
 

@@ -5,16 +5,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+import trio
 from msgspec import Struct, field
 
+from dboxfs.errors import DboxfsError
 from dboxfs.vfs.kernel_pages import Pushed
 from dboxfs.vfs.observed import Observed
 
+log = logging.getLogger(__name__)
+
 Spawn = Callable[[Callable[[], Awaitable[object]]], None]
 """Starts a background task that lives as long as the mount.  Its errors are logged."""
+
+
+def spawner(nursery: trio.Nursery, about: str = "") -> Spawn:
+    """Starts background tasks in *nursery*; the mount goes on without one that fails.
+
+    What a store or a disk can do is one line in the log; what only a fault of the program can do has its
+    traceback there.
+
+    :param about: begins each line.
+    """
+
+    async def guarded(work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except (DboxfsError, OSError) as exc:
+            log.error("%sbackground work failed: %s", about, exc)
+        except Exception as exc:
+            log.error("%sbackground work failed: %r", about, exc, exc_info=exc)
+
+    return lambda work: nursery.start_soon(guarded, work)
 
 
 class Kernel(Protocol):

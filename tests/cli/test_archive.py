@@ -189,7 +189,9 @@ def test_each_user_of_a_site_gets_an_archive(tmp_path: Path, capfd: pytest.Captu
         (["purge", "{url}"], 2, "this command takes no archive"),
         (["check", "s3://key:secret@bucket/x"], 2, "credentials don't belong into it"),
         (["archive", "{dir}", "http://x/y"], 2, "no URL of an object store"),
+        (["archive", "{dir}", "s3://"], 2, "no URL of an object store"),
         (["archive", "prune", "{url}"], 2, "say what stays"),
+        (["archive", "prune", "{url}", "--keep-daily", "7"], 3, "no generation of an archive is there"),
         (["info", "{url}"], 3, "no generation of an archive is there"),
     ],
 )
@@ -204,3 +206,13 @@ def test_what_an_archive_is_not_for_is_said_in_one_line(
     assert told.count("\n") == 1
     assert text in told
     assert "secret" not in told
+    assert not (tmp_path / "objects").exists()
+
+
+def test_a_prune_where_nothing_was_archived_is_no_success_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "objects").mkdir()
+    assert main(["archive", "prune", f"file://{tmp_path}/objects", "--keep-daily", "7"]) == 3
+    assert "no generation of an archive is there" in capsys.readouterr().err
+    assert list((tmp_path / "objects").iterdir()) == []

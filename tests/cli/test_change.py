@@ -186,6 +186,15 @@ def test_a_directory_above_that_is_missing_is_named_by_init_convert_and_rescue(t
         )
 
 
+def test_a_command_that_a_message_names_can_be_given_to_a_shell_whatever_the_path_is(tmp_path: Path) -> None:
+    new = tmp_path / "a b" / "c'; exit 7" / "store"
+    told = dboxfs("init", "--format", "sdbox", new).stderr
+    subprocess.run(["sh", "-ec", told.rpartition(": ")[2]], check=True)
+    assert dboxfs("init", "--format", "sdbox", new).returncode == 0
+    shutil.copytree(Path(__file__).parents[2] / "samples" / "mdbox", other := tmp_path / "an mdbox")
+    assert f"give 'mdbox:{other}'\n" in dboxfs("info", f"sdbox:{other}").stderr
+
+
 def test_what_convert_and_rescue_make_is_named_by_its_directory_not_by_a_mail_location(
     tmp_path: Path,
 ) -> None:

@@ -18,6 +18,7 @@ def main() -> int:
         *rules.stale_pages(root),
         *rules.stale_docstrings(root),
         *rules.stale_diagram(root),
+        *rules.unquoted_advice(root),
         *messages.unexpected_messages(root),
     ]
     for line in found:

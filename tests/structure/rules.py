@@ -249,3 +249,34 @@ class _Tree:
         if dotted and not self.has_dotted(word) and not self.has_path(word, beside):
             return "no such module or name"
         return None
+
+
+_ADVICE = re.compile(r"\b(?:dboxfs [a-z]+|mkdir|chmod|chown|cd) (?!.*[;:,)])[^;:,)]*$")
+"""The end of a text after which a value is a word of a command that the reader may paste into a shell."""
+_PATHS = ("root", "path", "point", "mountpoint", "above", "directory")
+"""Names of values that are paths."""
+
+
+def unquoted_advice(root: Path) -> list[str]:
+    """Commands in messages with a path that is not quoted for a shell: it may have a space in it."""
+    found = []
+    for path in modules(root):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            before = ""
+            for part in node.values:
+                if isinstance(part, ast.Constant):
+                    before += str(part.value)
+                elif isinstance(part, ast.FormattedValue):
+                    if _ADVICE.search(before) and _is_path(part.value):
+                        where = f"{path.relative_to(root)}:{node.lineno}"
+                        found.append(
+                            f"{where}: {ast.unparse(part.value)} in a command is not quoted: use quote()"
+                        )
+                    before += "x"
+    return found
+
+
+def _is_path(value: ast.expr) -> bool:
+    return isinstance(value, ast.Name | ast.Attribute) and ast.unparse(value).rpartition(".")[2] in _PATHS

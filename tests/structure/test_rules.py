@@ -96,6 +96,16 @@ def test_a_diagram_that_is_not_the_tree_is_found(made: Callable[[Files], Path]) 
     ]
 
 
+def test_a_path_in_a_command_that_is_not_quoted_is_found(made: Callable[[Files], Path]) -> None:
+    bad = 'what = f"{path}: gone; mkdir -p {path}"\nmore = f"dboxfs check {store.root} says why"\n'
+    good = 'what = f"{path}: gone; mkdir -p {quote(path)}"\nmore = f"dboxfs convert ended; {path} stays"\n'
+    root = made({"dboxfs/bad.py": bad, "dboxfs/good.py": good})
+    assert rules.unquoted_advice(root) == [
+        "dboxfs/bad.py:1: path in a command is not quoted: use quote()",
+        "dboxfs/bad.py:2: store.root in a command is not quoted: use quote()",
+    ]
+
+
 def test_no_module_of_the_program_imports_itself_by_way_of_others() -> None:
     assert rules.import_circles() == []
 

@@ -54,7 +54,7 @@ from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 from msgspec import Struct, field
 
-from dboxfs.errors import Unsupported
+from dboxfs.errors import NoSuchStore, Unsupported
 from dboxfs.fsapi.drivers.object_access import Access, certificates, shared_config
 
 PART: Final = 8 << 20
@@ -345,6 +345,16 @@ def _obstore() -> Any:
     except ImportError:
         raise Unsupported("object storage needs the package obstore: pip install 'dboxfs[objects]'") from None
     return obstore
+
+
+def refuse_nowhere(url: str) -> None:
+    """Refuse a directory of objects that is not there, which the client of the object store would make.
+
+    :raises NoSuchStore: it is not there.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() == "file" and not os.path.isdir("/" + rest.lstrip("/")):
+        raise NoSuchStore(f"{url}: no generation of an archive is there: no such directory")
 
 
 def connect(url: str, access: Access | None = None) -> ObstoreObjects:

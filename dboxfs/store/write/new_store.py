@@ -9,6 +9,7 @@ empty list index; INBOX, whole, with its index; with LAYOUT=index its name in th
 from __future__ import annotations
 
 import os
+from shlex import quote
 
 from dboxfs.errors import NoSuchStore
 from dboxfs.fsapi import FileSystem, Permissions, ops
@@ -83,7 +84,7 @@ async def init_owned_store(
 def nowhere(root: str) -> NoSuchStore:
     """The error when *root* can't be made because the directory above is missing."""
     above = os.path.dirname(root)
-    return NoSuchStore(f"{root}: there is no directory {above}; make it with: mkdir -p {above}")
+    return NoSuchStore(f"{root}: there is no directory {above}; make it with: mkdir -p {quote(above)}")
 
 
 async def _refuse_used(fs: FileSystem, location: Location) -> None:

@@ -47,10 +47,12 @@ def kept(keys: Sequence[str], daily: int, monthly: int) -> set[str]:
 def prune(repository: Repository, daily: int, monthly: int, *, break_lock: bool = False) -> Pruned:
     """Prune the archive, or go on where a prune has died.
 
+    :raises NoSuchStore: there is no generation: nothing was ever archived, or the URL is wrong.
     :raises StoreBusy: another run has the lock, or has taken it away.
     :raises CorruptFile: a generation can't be read; nothing was removed.
     :raises OSError: the object store fails; the same command goes on later.
     """
+    repository.opened()
     repository.lock("prune", broken=break_lock)
     try:
         return _prune(repository, daily, monthly)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from dboxfs.errors import CorruptFile, NoSuchStore
 from dboxfs.fsapi import FileSystem
 from dboxfs.fsapi.drivers.object_access import Access
-from dboxfs.fsapi.drivers.object_client import Cost, Objects, connect
+from dboxfs.fsapi.drivers.object_client import Cost, Objects, connect, refuse_nowhere
 from dboxfs.fsapi.drivers.slices import Slice, SlicesDriver, SliceTree
 from dboxfs.store.location import Kind, Location
 from dboxfs.tools.archive.data_file import file_id_of
@@ -88,6 +88,7 @@ class ArchiveView:
         return dataclasses.replace(location, utf8=self.generation.utf8, escape=self.generation.escape)
 
     def _connect(self) -> tuple[Objects, SliceTree]:
+        refuse_nowhere(self.url)
         objects = self._make(self.url, self._access)
         self.cost = objects.cost
         repository = Repository(objects, self.url)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from shlex import quote
 
 from msgspec import Struct
 
@@ -57,7 +58,7 @@ class EmlFormat(Struct, frozen=True):
 
     def advice(self, root: str) -> list[str]:
         """A line about the way back."""
-        return [f"the way back: dboxfs import {root} STORE --format mdbox"]
+        return [f"the way back: dboxfs import {quote(root)} STORE --format mdbox"]
 
 
 class _Directory(Struct):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from shlex import quote
 
 from dboxfs.tools.importing.errors import NoSource
 from dboxfs.tools.importing.maildir import find_maildirs
@@ -44,7 +45,9 @@ def _of_file(path: str, size: int, kind: str | None) -> MailSource:
 
 def _of_directory(path: str, kind: str | None) -> MailSource:
     if kind is None and os.path.isdir(os.path.join(path, "mailboxes")) and _is_dbox(path):
-        raise NoSource(f"{path}: this is a dbox store; make a copy of it with: dboxfs convert {path} DST")
+        raise NoSource(
+            f"{path}: this is a dbox store; make a copy of it with: dboxfs convert {quote(path)} DST"
+        )
     finders = {"maildir": find_maildirs, "tree": find_tree, "mbox": find_mboxes}
     for name, find in finders.items():
         if kind in (None, name) and (found := find(path)) is not None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -36,7 +36,7 @@ from dboxfs.store.watch import Inotify
 from dboxfs.util.mounts import Mount
 from dboxfs.vfs.attrs import SHORT
 from dboxfs.vfs.errors import Refused
-from dboxfs.vfs.host import Host, Pages, Spawn
+from dboxfs.vfs.host import Host, Pages, spawner
 from dboxfs.vfs.options import MountOptions
 from dboxfs.vfs.serving import Served, look_for_hidden_mail, serve
 from dboxfs.vfs.site.source import UserSource
@@ -259,7 +259,7 @@ class Stores:
             try:
                 host = replace(
                     self._host,
-                    spawn=_spawner(user, nursery),
+                    spawn=spawner(nursery, f"user {user.name}: "),
                     kernel=UserKernel(self._host.kernel, user.numbers),
                     requests=user.requests,
                     stats=dict,
@@ -371,16 +371,6 @@ class Stores:
 def table_share(messages: int) -> int:
     """How many messages' metadata one store of a site may keep, if *messages* is the limit of them all."""
     return max(256, messages // 32)
-
-
-def _spawner(user: SiteUser, nursery: trio.Nursery) -> Spawn:
-    async def guarded(work: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await work()
-        except Exception as exc:  # the store goes on without this work
-            log.error("user %s: background work failed: %r", user.name, exc, exc_info=exc)
-
-    return lambda work: nursery.start_soon(guarded, work)
 
 
 def _warn(user: SiteUser, text: str) -> None:
