@@ -42,6 +42,9 @@ def marks(flags: int, keywords: tuple[str, ...]) -> int:
     )
 
 
+_MARKS_OF_FLAGS = np.array([marks(flags, ()) for flags in range(FLAGS + 1)], np.uint64)
+
+
 def nanoseconds(marked: int, uid: int) -> int:
     """The nanoseconds of message *uid*, 0 to 999,999,999; *marked*: from :func:`marks`."""
     mixed = (marked + uid * _SPREAD) & _WORD
@@ -72,9 +75,15 @@ def of_messages(state: IndexState | None, uids: UidArray) -> list[int]:
 
 
 def _marks_of(state: IndexState, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
-    """:func:`marks` of some rows, computed once for messages with the same bits."""
+    """:func:`marks` of some rows, computed once for messages with the same bits; without a keyword, from a
+    table.
+    """
     flags, column = state.flags[rows] & np.uint8(FLAGS), state.column("keywords")
-    bits = flags if column is None else _packed(flags, column[rows])
+    words = column[rows] if column is not None else None
+    if words is None or not words.any():
+        found: npt.NDArray[np.uint64] = _MARKS_OF_FLAGS[flags]
+        return found
+    bits = _packed(flags, words)
     axis = 0 if bits.ndim > 1 else None
     _, first, inverse = np.unique(bits, axis=axis, return_index=True, return_inverse=True)
     one_each: Iterable[int] = (int(rows[at]) for at in first.tolist())

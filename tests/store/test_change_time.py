@@ -41,6 +41,14 @@ def test_many_messages_have_what_each_has() -> None:
     assert of_messages(state, uids[:0]) == []
 
 
+def test_many_messages_have_what_each_has_without_a_keyword_of_theirs() -> None:
+    every = (flags(uid, uid, uid - 1) for uid in range(1, 33))
+    state = replayed(append(*range(1, 34)), *every, keyword("a", 33, 33))
+    found = of_messages(state, state.uids)
+    assert found == [of_message(state, row, row + 1) for row in range(33)]
+    assert of_messages(state, state.uids[:32]) == found[:32]
+
+
 def test_many_messages_have_what_each_has_with_more_keywords_than_fit_one_number() -> None:
     words = [f"word{number}" for number in range(70)]
     state = replayed(append(1, 2, 3, flags=0x08), *(keyword(word, 2, 3) for word in words))
