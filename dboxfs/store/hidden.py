@@ -7,8 +7,9 @@ without any error.  A backup or a conversion would then miss the messages.  Thes
 * NO_INDEX: a mailbox without an index that has message files (sdbox), or that stored messages were saved to
   (mdbox);
 * NO_MAILBOX: messages of the map that no mailbox has, whose mailbox does not exist or shows fewer messages;
-* OLD_INDEX: a mailbox of an sdbox with more message files that its index doesn't list than it lists: the
-  index is older than the files (a copy of a store in use), or was created again;
+* OLD_INDEX: a mailbox of an sdbox with more message files that its index doesn't list than it lists, without
+  those that its log shows as expunged before: the index is older than the files (a copy of a store in use),
+  or was created again;
 * NO_INBOX: there is no INBOX.  That is also so in a store without any login yet, or of another namespace.
 
 Interrupted saves leave a few messages that no mailbox has, saved to an existing mailbox: they are no sign
@@ -32,8 +33,9 @@ import numpy.typing as npt
 import trio
 from msgspec import Struct
 
-from dboxfs.errors import CorruptFile, DboxfsError
+from dboxfs.errors import CorruptFile, DboxfsError, FormatError
 from dboxfs.fsapi import FileSystem, Peek, PeekResult
+from dboxfs.index.expunges import LogBytes, expunged_since, is_left_by_expunge
 from dboxfs.index.mailbox import map_uids
 from dboxfs.index.mapindex import MapIndex
 from dboxfs.index.state import IndexState
@@ -49,6 +51,8 @@ SAMPLE = 256
 
 FEW = 10
 """Fewer messages than that, saved to an existing mailbox, count as left by interrupted saves."""
+
+_LONGEST = 1 << 31
 
 _SAVE_SECONDS = 0.3
 """Seconds after which a running save has reached its mailbox."""
@@ -193,7 +197,10 @@ async def _files_of_no_record(
             return []
     names = await _listdir(fs, directory)
     listed = {f"u.{uid}" for uid in state.uids.tolist()}
-    count = sum(MESSAGE.fullmatch(one) is not None and one not in listed for one in names)
+    files = [one for one in names if MESSAGE.fullmatch(one) is not None and one not in listed]
+    if len(files) < FEW or len(files) <= len(state):
+        return []
+    count = len(files) - await _left_by_expunges(fs, location, name, [int(one[2:]) for one in files])
     if count < FEW or count <= len(state):
         return []
     what = f"{count} message files that the index does not list, which has {len(state)}"
@@ -202,6 +209,25 @@ async def _files_of_no_record(
         "dboxfs rescue brings them back in a new store"
     )
     return [Hidden(Cause.OLD_INDEX, location.index_path(name), what, todo, name, count)]
+
+
+async def _left_by_expunges(fs: FileSystem, location: Location, name: str, uids: Sequence[int]) -> int:
+    """The number of those files that a writer has left which died behind the expunge."""
+    index, directory = location.index_path(name), location.mailbox_path(name)
+    logs = [Peek(f"{index}/dovecot.index.log{older}", ((0, None),), limit=_LONGEST) for older in ("", ".2")]
+    log, older = [
+        LogBytes(answer.chunks[0], answer.stat.st_mtime_ns) if isinstance(answer, PeekResult) else None
+        for answer in await fs.peek(logs)
+    ]
+    try:
+        shown = expunged_since(uids, log, older) if log is not None else {}
+    except FormatError:
+        return 0
+    found = await fs.peek([Peek(f"{directory}/u.{uid}", ()) for uid in shown])
+    return sum(
+        isinstance(answer, PeekResult) and is_left_by_expunge(answer.stat, uid, shown)
+        for uid, answer in zip(shown, found, strict=True)
+    )
 
 
 async def _listdir(fs: FileSystem, directory: str, prefix: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,24 @@ async def test_index_that_lists_fewer_messages_than_there_are_files_of_others_is
     assert (found.cause, found.mailbox, found.messages) == (Cause.OLD_INDEX, "Work", shown + FEW)
     assert "made anew, or is it older" in found.todo
     assert "dboxfs rescue" in found.todo
+
+
+async def test_messages_that_a_dead_writer_has_expunged_are_not_hidden(tmp_path: Path) -> None:
+    root = await made(Kind.SDBOX, tmp_path / "s", INBOX=1, Work=2 * FEW)
+    time.sleep(0.02)  # until the clock of the file system has gone on
+    location, work = Location(Kind.SDBOX, str(root)), root / "mailboxes/Work/dbox-Mails"
+    driver = FaultsDriver(ThreadsDriver(1), [Fault("unlink", 1, crash=Crash.BEFORE)], depth=1)
+    async with FileSystem(driver) as fs:
+        with pytest.raises(OSError, match="Input/output error"):
+            await StoreWriter(fs, location, root.stat(), ALONE).expunge("Work", range(1, 2 * FEW + 1))
+    assert driver.crashed
+    assert len(list(work.glob("u.*"))) == 2 * FEW
+    assert await hidden(root) == []
+    time.sleep(0.02)
+    for path in work.glob("u.*"):
+        path.rename(f"{path}.old").rename(path)  # as if they were put back
+    (found,) = await hidden(root)
+    assert (found.cause, found.messages) == (Cause.OLD_INDEX, 2 * FEW)
 
 
 async def test_few_messages_that_interrupted_saves_left_hide_nothing(tmp_path: Path) -> None:

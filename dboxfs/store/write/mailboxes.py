@@ -19,6 +19,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dboxfs.errors import DboxfsError, NoSuchMailbox, Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.index import payload
+from dboxfs.index.expunges import is_left_by_expunge
 from dboxfs.index.log import RecordType, encode_record
 from dboxfs.store.indexes.create import make_mailbox_index
 from dboxfs.store.indexes.locks import tree_lock
@@ -28,7 +29,7 @@ from dboxfs.store.write import log_records
 from dboxfs.store.write.list_index import ListedMailboxes, listed, own_name, own_name_of
 from dboxfs.store.write.mailbox_check import check_mailbox_name
 from dboxfs.store.write.mailbox_trees import check_parent, remove_empty_parents, trees
-from dboxfs.store.write.proof import expunges_of, holds_messages, is_left_by_expunge
+from dboxfs.store.write.proof import expunges_of, holds_messages
 from dboxfs.store.write.removing import empty_trash, remove_index_files, remove_tree, was_empty
 from dboxfs.store.write.session import Work, message_number, present
 from dboxfs.store.write_errors import InvalidName, MailboxExists, MailboxInUse

@@ -24,6 +24,7 @@ from msgspec import Struct
 from dboxfs.errors import DboxfsError, NoSuchMailbox
 from dboxfs.fsapi import DirEntry
 from dboxfs.fsapi.temporary import Process, is_alive, is_temporary
+from dboxfs.index.expunges import is_left_by_expunge
 from dboxfs.index.state import IndexState
 from dboxfs.store.indexes.locks import DOTLOCK_STALE
 from dboxfs.store.indexes.log import IndexLog
@@ -31,7 +32,7 @@ from dboxfs.store.indexes.snapshot import is_due
 from dboxfs.store.mdbox.repair import selectable
 from dboxfs.store.sdbox.read import SdboxFiles
 from dboxfs.store.write import log_records
-from dboxfs.store.write.proof import expunges_of, is_left_by_expunge
+from dboxfs.store.write.proof import expunges_of
 from dboxfs.store.write.recover import Delete, recover
 from dboxfs.store.write.session import Work, message_number
 

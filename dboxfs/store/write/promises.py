@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from dboxfs.errors import NoSuchMailbox
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
+from dboxfs.index.expunges import is_left_by_expunge
 from dboxfs.index.mailbox import guids, mailbox_header
 from dboxfs.index.state import IndexState
 from dboxfs.store.disk import AppendFile, check_appended
@@ -32,7 +33,7 @@ from dboxfs.store.mdbox.repair import selectable
 from dboxfs.store.write.log_records import NO_GUID
 from dboxfs.store.write.meaning import meaning
 from dboxfs.store.write.notes import Note, parse_request, promise
-from dboxfs.store.write.proof import expunges_of, is_left_by_expunge
+from dboxfs.store.write.proof import expunges_of
 from dboxfs.store.write.session import Work, present
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ A later run, when a mount ends after an error, also tries to remove files again 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from msgspec import Struct
@@ -21,15 +22,29 @@ from msgspec import Struct
 from dboxfs.errors import CorruptFile, DboxfsError, FormatError
 from dboxfs.fsapi import Peek, PeekResult
 from dboxfs.index.base import LogPosition, parse_log_position
-from dboxfs.index.log import EXTERNAL, HEADER_SIZE, TYPE_MASK, RecordType, iter_transactions, parse_log_header
+from dboxfs.index.expunges import expunged, is_left_by_expunge
+from dboxfs.index.log import (
+    EXTERNAL,
+    HEADER_SIZE,
+    RECORD_HEADER_SIZE,
+    TYPE_MASK,
+    RecordType,
+    iter_transactions,
+    parse_log_header,
+    record_kind,
+)
 from dboxfs.index.state import BASE_HEADER_SIZE
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.mdbox.repair import selectable
 from dboxfs.store.mdbox.torn_tails import cut_torn_records
 from dboxfs.store.sdbox.files import unlink
+from dboxfs.store.write.proof import expunges_of
 from dboxfs.store.write.session import Work
 
 log = logging.getLogger(__name__)
+
+MOST_LOOKED_FOR = 4096
+"""Expunged messages of a mailbox whose files are looked for, at most."""
 
 _NAMES_AT_ONCE = 256
 _LONGEST = 1 << 31
@@ -42,12 +57,14 @@ class LogEnd(Struct, frozen=True):
     """The end of a log.
 
     ``unfinished``: there are bytes behind the last whole transaction.  ``deleted``: the mailbox is marked as
-    deleted.  ``newlock``: a process was making or rotating the log.
+    deleted.  ``newlock``: a process was making or rotating the log.  ``expunged``: uids whose expunge the
+    snapshot does not have; the last :data:`MOST_LOOKED_FOR`.
     """
 
     unfinished: bool
     deleted: bool
     newlock: bool
+    expunged: tuple[int, ...] = ()
 
 
 async def recover(work: Work, delete: Delete, names: Iterable[str] | None = None) -> int:
@@ -67,6 +84,8 @@ async def recover(work: Work, delete: Delete, names: Iterable[str] | None = None
             cut += await _finish(work, index, end)
             if end is not None and end.deleted:
                 await _delete(work, delete, name)
+            elif end is not None and end.expunged and not work.options.alone:  # else the maintenance does it
+                await _unlink_expunged(work, name, end.expunged)
     others = [work.map, work.list_index()] if work.mdbox else [work.list_index()]
     for index, end in zip(others, await look_at_ends(work, others), strict=True):
         cut += await _finish(work, index, end)
@@ -87,6 +106,25 @@ async def _remove_again(work: Work, names: Iterable[str]) -> None:
             log.warning("%s: not looked at: %s", work.shown(name), error)
         else:
             await work.disk.attempt(unlink(work, name, [], paths))
+
+
+async def _unlink_expunged(work: Work, name: str, uids: Sequence[int]) -> None:
+    """sdbox: remove the files of messages that a writer has expunged before it died.  A rebuild by Dovecot
+    would bring them back.
+    """
+    paths = [path for uid in uids for path in work.message_paths(name, uid)]
+    if not any(isinstance(found, PeekResult) for found in await work.fs.peek([Peek(p, ()) for p in paths])):
+        return
+    try:
+        async with work.mailbox(name) as index:
+            shown = await expunges_of(index, [uid for uid in uids if index.state.row_of(uid) < 0])
+            for uid in sorted(shown):
+                for path in work.message_paths(name, uid):
+                    if is_left_by_expunge(await work.disk.stat(path), uid, shown):
+                        await work.disk.unlink(path)
+                        log.info("%s: a removal that was interrupted is finished", path)
+    except (DboxfsError, OSError) as error:
+        log.warning("%s: not looked at: %s", work.shown(name), error)
 
 
 async def _delete(work: Work, delete: Delete, name: str) -> None:
@@ -164,11 +202,15 @@ async def _end(
                 raise again
             tail = again.chunks[0]
         view, end, deleted = memoryview(tail), 0, False
+        gone: deque[int] = deque(maxlen=MOST_LOOKED_FOR)
         for places in iter_transactions(view, 0, start):
             for at, size, raw in places:
                 end = at + size
+                if raw & EXTERNAL and not work.mdbox:
+                    for low, high in expunged(record_kind(raw, at), view[at + RECORD_HEADER_SIZE : end]):
+                        gone.extend(range(max(low, high - MOST_LOOKED_FOR), high + 1))
                 if raw & EXTERNAL and raw & TYPE_MASK in _MARKS:
                     deleted = raw & TYPE_MASK == RecordType.INDEX_DELETED
     except FormatError as error:
         raise CorruptFile(index.log_path, error.offset, error.reason) from error
-    return LogEnd(end < len(tail), deleted, newlock)
+    return LogEnd(end < len(tail), deleted, newlock, tuple(dict.fromkeys(gone)))

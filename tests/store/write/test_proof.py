@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dboxfs.errors import CorruptFile, NoSuchMailbox
-from dboxfs.fsapi import Fault, FaultsDriver, FileSystem, ThreadsDriver
+from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.index import payload
+from dboxfs.index.expunges import LogBytes, expunged_since
 from dboxfs.index.log import LogHeader, RecordType, encode_log_header, encode_record, encode_transaction
 from dboxfs.store import Kind, Location
 from dboxfs.store.write import (
@@ -26,7 +27,6 @@ from dboxfs.store.write import (
     init_store,
     log_records,
 )
-from dboxfs.store.write.proof import LogBytes, expunged_since
 
 BOTH = pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.value)
 NEIGHBOURS = pytest.mark.parametrize("neighbour", list(Neighbour), ids=lambda n: n.value)
@@ -165,6 +165,26 @@ async def test_file_that_an_expunge_has_left_goes(tmp_path: Path) -> None:
     assert (place.inbox / "u.2").exists()
     assert await place.maintain() == (1, 0, 0)
     assert sorted(os.path.basename(path) for path in place.messages()) == ["u.1", "u.3"]
+
+
+async def test_files_of_messages_that_a_dead_writer_has_expunged_go_with_the_next_one_beside_a_dovecot(
+    tmp_path: Path,
+) -> None:
+    place, options = await Place(Kind.SDBOX, tmp_path).make(6), WriteOptions()
+    tick()
+    faults = FaultsDriver(ThreadsDriver(1), [Fault("unlink", 1, crash=Crash.BEFORE)], depth=1)
+    async with FileSystem(faults) as fs:
+        with pytest.raises(OSError, match="Input/output error"):
+            await place.writer(fs, options).expunge("INBOX", [2, 4, 5], execute=True)
+    assert faults.crashed
+    assert len(place.messages()) == 6
+    shutil.copy2(place.inbox / "u.4", tmp_path / "backup")
+    (place.inbox / "u.4").unlink()
+    tick()
+    shutil.copy2(tmp_path / "backup", place.inbox / "u.4")  # a user wants it back
+    async with FileSystem(ThreadsDriver(2)) as fs:
+        await place.writer(fs, options).recover()
+    assert sorted(os.path.basename(path) for path in place.messages()) == ["u.1", "u.3", "u.4", "u.6"]
 
 
 async def test_file_that_could_not_be_removed_is_removed_by_the_same_writer_whatever_came_since(
