@@ -28,8 +28,11 @@ def dialect_here() -> Dialect:
         raise BenchError(str(error)) from None
 
 
+_USER = "bench"
 _FIRST_LINES = {(2, 3): "", (2, 4): "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"}
 _COMPRESSING = {(2, 3): "mail_plugins = zlib\n", (2, 4): "mail_plugins {\n  mail_compress = yes\n}\n"}
+_ENVIRONMENT = {(2, 3): "", (2, 4): f"import_environment {{\n  USER = {_USER}\n}}\n"}
+"""2.4's ``imap`` sees only variables that are listed there."""
 _COMMANDS = frozenset({"backup", "fetch", "import", "purge", "save", "search", "status"})
 """The last word of each command that the bench gives."""
 
@@ -61,6 +64,7 @@ mail_gid = {self._entry.pw_gid}
 first_valid_uid = 1
 mail_home = {self._home}
 {_COMPRESSING[self.dialect.version]}\
+{_ENVIRONMENT[self.dialect.version]}\
 mail_fsync = never
 stats_writer_socket_path =
 namespace inbox {{
@@ -96,7 +100,7 @@ namespace inbox {{
 
     def environment(self) -> dict[str, str]:
         """The environment that the command needs: whom it works for."""
-        return {**os.environ, "USER": "bench", "HOME": str(self._home), "LC_ALL": "C"}
+        return {**os.environ, "USER": _USER, "HOME": str(self._home), "LC_ALL": "C"}
 
     def run(self, location: str, *args: str | Path) -> str:
         """Run it to its end; its standard output.  :class:`BenchError` if it fails or complains."""

@@ -247,7 +247,7 @@ def _coded(
             "messages of STORE are encrypted: give --crypt-key FILE, to see which are there already, or "
             "--encrypt none, to save them as they are"
         )
-    return replace(options, compress=compress, encrypt=encrypt)
+    return replace(options, compress=compress, encrypt=encrypt, apart=dovecot.cutting)
 
 
 @asynccontextmanager

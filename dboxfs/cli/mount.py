@@ -206,14 +206,14 @@ def _chosen(
     if arguments.users is not None:
         source = choose_users(arguments.users, arguments.config)
         dovecot = OfDovecot(site_defaults(source))
-        options = parse_options(arguments.options, dovecot.separator, dovecot.compress)
+        options = _apart(parse_options(arguments.options, dovecot.separator, dovecot.compress), dovecot)
         options, keyed = of_all_users(source, options, dovecot)
         return options, keyed, []
     chosen = choose_store(arguments, archives=True)
     dovecot = chosen.of_dovecot
     options = parse_options(arguments.options, dovecot.separator, dovecot.compress, dovecot.prefix)
     _check_archive(chosen.location, options)
-    options = encrypting(options, dovecot)
+    options = _apart(encrypting(options, dovecot), dovecot)
     given: dict[str, Any] = {}
     if options.attachments is not None:
         given["attachments"] = options.attachments
@@ -230,6 +230,14 @@ def _chosen(
             replace(one, location=dataclasses.replace(one.location, **given)) for one in _namespaces(chosen)
         ]
     return options, dataclasses.replace(chosen.location, **given), others
+
+
+def _apart(options: ParsedOptions, dovecot: OfDovecot) -> ParsedOptions:
+    """*options* with what Dovecot stores apart from a new message."""
+    if options.mount.write is None:
+        return options
+    write = replace(options.mount.write, apart=dovecot.cutting)
+    return replace(options, mount=replace(options.mount, write=write))
 
 
 def _archive(location: Location, options: ParsedOptions) -> ArchiveView | None:

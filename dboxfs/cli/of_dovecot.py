@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from dboxfs.dbox.cutting import Cutting
 from dboxfs.dbox.encoders import Method, parse_method
 from dboxfs.dovecot.encryption import KeyOfEachFolder, encryption_of
 from dboxfs.dovecot.user import FoundUser
@@ -33,6 +34,11 @@ class OfDovecot(Struct, frozen=True):
             return parse_method(self.found.compression or "none")
         except ValueError:
             return None
+
+    @property
+    def cutting(self) -> Cutting | None:
+        """Which parts of new messages it gives files of their own; None: no parts."""
+        return None if self.found is None else self.found.cutting
 
     def encryption(self) -> bytes | KeyOfEachFolder | None:
         """The public key that it encrypts new messages for, or where those of the folders are; None: it

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from msgspec.structs import replace
 
+from dboxfs.dbox.cutting import Cutting, parse_hash
 from dboxfs.dovecot.ask import Block, Installed, installed
 from dboxfs.errors import NoDovecot, NoSuchStore, NoSuchUser
 from dboxfs.store.location import Location
@@ -66,6 +67,26 @@ class FoundUser:
             "zlib_save_level", f"compress_{method}_level", f"compress_{method}_block_size_100k"
         )
         return f"{method}:{level}" if method and level and method != "lz4" else method
+
+    @property
+    def cutting(self) -> Cutting | None:
+        """Which parts of new messages get files of their own; None: no parts, or not in a way of dboxfs.
+
+        Any other file system than ``posix`` and ``sis`` (equal files are stored once) alters the files.
+        """
+        if not self._first("mail_ext_attachment_path", "mail_attachment_dir"):
+            return None
+        used = set(self._first("mail_attachment_fs").split())
+        for _, block in (
+            self.asked.configuration.named("mail_ext_attachment") if self.asked is not None else ()
+        ):
+            used |= {title for title, _ in block.named("fs")}
+        size = _bytes(self._first("mail_ext_attachment_min_size", "mail_attachment_min_size") or "128k")
+        named = self._first("mail_ext_attachment_hash", "mail_attachment_hash").replace("%%", "%")
+        digest = parse_hash(named or "%{sha1}")
+        if not used <= {"posix", "sis"} or size is None or digest is None:
+            return None
+        return Cutting(max(size, 1), *digest)
 
     @property
     def described(self) -> str:
@@ -193,6 +214,12 @@ def look_up(name: str, dovecot: Installed) -> StoreUser:
     :raises NoSuchUser, NoDovecot: there is no such user, or Dovecot doesn't answer.
     """
     return _looked_up(name, dovecot)[0]
+
+
+def _bytes(text: str) -> int | None:
+    """A size as in Dovecot's settings (``128 k``); None: it is none."""
+    found = re.fullmatch(r"(\d+)\s*(?:([kmgt])(?:i?b)?|b)?", text.strip().lower())
+    return int(found[1]) << 10 * (" kmgt".index(found[2] or " ")) if found is not None else None
 
 
 def _literal(value: str, version: tuple[int, int]) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from dboxfs.dbox.cutting import Cutting
 from dboxfs.dbox.encoders import Coding, Method, Seals
 from dboxfs.fsapi import FileSystem
 
@@ -76,6 +77,8 @@ class WriteOptions(Struct, frozen=True):
     :param rotate_log: bytes of a log before a new one is begun (ALONE).
     :param compress: the compression of new messages, only with dbox version 2; None: none.
     :param encrypt: the encryption of new messages, only with dbox version 2; None: no encryption.
+    :param apart: which parts of new messages get files of their own in ``Location.attachments``, only with
+        dbox version 2 and without encryption; None: no parts.
     :param temporary_age: seconds after which a temporary file counts as left over (dbox-files section 5;
         ALONE).
     """
@@ -94,6 +97,7 @@ class WriteOptions(Struct, frozen=True):
     temporary_age: float = 36 * 3600.0
     compress: Method | None = None
     encrypt: Seals | SealsByFolder | None = None
+    apart: Cutting | None = None
 
     @property
     def alone(self) -> bool:

@@ -17,6 +17,7 @@ What must hold for the store that is left (:func:`check`):
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Set
@@ -28,7 +29,7 @@ import pytest
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import Crash, Fault, FaultsDriver, FileSystem, ThreadsDriver
 from dboxfs.fsapi.ops import Job, Op
-from dboxfs.store import parse_location
+from dboxfs.store import Location, parse_location
 from dboxfs.store.write import Neighbour, NewMessage, StoreWriter, WriteOptions
 from tests.live.dovecot import Account, Dovecot, parse_pager
 
@@ -47,6 +48,8 @@ LISTED_AGAIN = "Mailbox list rescan found"
 """What it may log besides with LAYOUT=index, where a deletion that was broken off leaves a directory."""
 
 LAST_WORDS = b"Subject: after the crash\n\nstill alive\n"
+
+_APART = {"mail_attachment_dir": "{home}/attachments", "mail_attachment_min_size": "2k"}
 
 Key = tuple[str, bytes]
 """A message's mailbox and text."""
@@ -74,6 +77,7 @@ class Scenario:
     """A change of a store.
 
     ``prepare`` is done by Dovecot.  ``together``: sets of places of which one at least must hold the message.
+    ``attachments``: the store keeps attachments in files of their own.
     ``ours_first``: dboxfs opens what is left before Dovecot does.  ``atomic``: mailboxes that are as a whole
     as they were before, flags and uids too, or as they are after (until a rebuild adds what was not
     acknowledged).
@@ -86,6 +90,7 @@ class Scenario:
     change: Callable[[StoreWriter, FileSystem, Acknowledge], Awaitable[object]]
     together: tuple[frozenset[Key], ...] = ()
     suffix: str = ""
+    attachments: bool = False
     ours_first: bool = False
     atomic: tuple[str, ...] = ()
 
@@ -147,13 +152,20 @@ def contents(account: Account) -> Contents:
     return found
 
 
+def where_is(account: Account) -> Location:
+    """Where the store is, with its attachments."""
+    there = f"{account.home}/attachments" if "mail_attachment_dir" in account.settings else None
+    return dataclasses.replace(parse_location(account.location), attachments=there)
+
+
 def counted(found: Contents) -> Counter[Key]:
     return Counter((name, row[0]) for name, rows in found.items() for row in rows)
 
 
 def clone(dovecot: Dovecot, template: Account) -> Account:
     """A store of another user with the same files."""
-    account = dovecot.account(template.location.replace(str(template.home), "{home}"))
+    location = template.location.replace(str(template.home), "{home}")
+    account = dovecot.account(location, **(_APART if "mail_attachment_dir" in template.settings else {}))
     for entry in template.home.iterdir():
         subprocess.run(["cp", "-a", str(entry), str(account.home)], check=True)
     return account
@@ -161,7 +173,7 @@ def clone(dovecot: Dovecot, template: Account) -> Account:
 
 async def run(scenario: Scenario, account: Account, driver: FaultsDriver) -> tuple[bool, set[Key]]:
     """Make the change; whether it was acknowledged as a whole, and of which messages it was."""
-    where = parse_location(account.location)
+    where = where_is(account)
     acknowledged: set[Key] = set()
 
     def acknowledge(name: str, text: bytes) -> None:
@@ -189,7 +201,8 @@ def each_of(scenarios: Iterable[Scenario]) -> pytest.MarkDecorator:
 
 async def template(dovecot: Dovecot, scenario: Scenario) -> Template:
     """Prepare the store and make the change once, without a crash."""
-    account = dovecot.account(f"{scenario.driver}:{{home}}/mail{scenario.suffix}")
+    apart = _APART if scenario.attachments else {}
+    account = dovecot.account(f"{scenario.driver}:{{home}}/mail{scenario.suffix}", **apart)
     scenario.prepare(account)
     before = contents(account)
     copy = clone(dovecot, account)
@@ -224,7 +237,7 @@ async def crash(dovecot: Dovecot, scenario: Scenario, made: Template, point: Poi
 async def _go_on(account: Account, scenario: Scenario, extra: Counter[Key]) -> Counter[Key]:
     """The next writer saves a message."""
     async with FileSystem(ThreadsDriver()) as fs:
-        writer = StoreWriter(fs, parse_location(account.location), account.root.stat(), scenario.options)
+        writer = StoreWriter(fs, where_is(account), account.root.stat(), scenario.options)
         await writer.recover()
         if scenario.options.neighbour is Neighbour.ALONE:
             await writer.maintain()

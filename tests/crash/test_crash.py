@@ -5,11 +5,13 @@ All points of all paths: ``DBOXFS_CRASH=all pytest tests/crash``.  Otherwise som
 
 from __future__ import annotations
 
+import base64
 import os
 
 import pytest
 import trio
 
+from dboxfs.dbox.cutting import Cutting
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FaultsDriver, FileSystem, Permissions, ThreadsDriver
 from dboxfs.store import open_store
@@ -24,7 +26,7 @@ from dboxfs.store.write import (
     init_store,
 )
 from tests.crash.points import EXPECTED, LISTED_AGAIN, Acknowledge, Point, Scenario, crash, each_of, template
-from tests.live.dovecot import Account, Dovecot
+from tests.live.dovecot import Account, Append, Dovecot
 from tests.store.write.stores import body
 
 pytestmark = pytest.mark.expected_log(*EXPECTED)
@@ -56,6 +58,24 @@ async def save_large(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowled
         await writer.save("INBOX", [NewMessage(HandleSource(temporary)), NewMessage(body(101))])
     finally:
         await temporary.aclose()
+
+
+def with_attachment(number: int) -> bytes:
+    """A message with a part that gets a file of its own."""
+    head = b"Subject: %d\nMIME-Version: 1.0\nContent-Type: application/pdf\n" % number
+    return head + b"Content-Transfer-Encoding: base64\n\n" + base64.encodebytes(b"%d" % number * 3000)
+
+
+def one_with_attachment(account: Account) -> None:
+    account.append([Append(with_attachment(1)), Append(body(2))])
+
+
+async def save_apart(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
+    await writer.save("INBOX", [NewMessage(with_attachment(100)), NewMessage(with_attachment(101))])
+
+
+async def replace_apart(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
+    await writer.save("INBOX", [NewMessage(with_attachment(100), replaces=1)])
 
 
 async def save_together(writer: StoreWriter, fs: FileSystem, acknowledge: Acknowledge) -> None:
@@ -223,6 +243,19 @@ SCENARIOS += [
     Scenario("purge-mdbox-alone", "mdbox", ALONE, with_dead_messages, purge),
     *(
         Scenario(f"undelete-mdbox-{some.value}", "mdbox", WriteOptions(some), with_two_deleted, undelete)
+        for some in Neighbour
+    ),
+    *(
+        Scenario(
+            f"{change.__name__}-{driver}-{some.value}",
+            driver,
+            WriteOptions(some, apart=Cutting(2048)),
+            one_with_attachment,
+            change,
+            attachments=True,
+        )
+        for change in (save_apart, replace_apart)
+        for driver in ("sdbox", "mdbox")
         for some in Neighbour
     ),
     Scenario("maintain-sdbox-alone", "sdbox", OLD, with_leftovers, maintain),

@@ -247,6 +247,7 @@ _SETTINGS_24 = {
     "zlib_save": "mail_compress_write_method",
     "mail_attachment_dir": "mail_ext_attachment_path",
     "mail_attachment_min_size": "mail_ext_attachment_min_size",
+    "mail_attachment_hash": "mail_ext_attachment_hash",
 }
 _SAME_24 = frozenset(
     {

@@ -34,12 +34,14 @@ class Save(Struct):
     """A save on its way.
 
     ``waiting``: messages whose records are in memory; the save's own placer has placed the others.
+    ``is_mapped``: the map may have its records.
     """
 
     name: str
     arriving: list[Arriving] = field(default_factory=list)
     waiting: list[tuple[Arriving, Composed]] = field(default_factory=list)
     placer: Placer | None = None
+    is_mapped: bool = False
 
 
 class Share(Struct):

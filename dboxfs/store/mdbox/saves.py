@@ -30,6 +30,7 @@ from dboxfs.store.mdbox.placement import LastEnd, Placer
 from dboxfs.store.mdbox.references import REFCOUNT_LIMIT, References
 from dboxfs.store.size_format import generation_of
 from dboxfs.store.write import log_records
+from dboxfs.store.write.external import Taking
 from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.store.write.message import NewMessage, StoredText, Twin
@@ -59,6 +60,7 @@ class MdboxSaves:
     def __init__(self, work: Work, references: References) -> None:
         self._work = work
         self._disk = work.disk
+        self._apart = Taking(work)
         self._references = references
         self.queue: GroupCommit[Save, Saved] = GroupCommit(self._commit, gathers=True)
         self._last: LastEnd | None = None
@@ -70,7 +72,7 @@ class MdboxSaves:
         options = await self._work.coding_options(name)
         save = Save(name)
         request: _Request = Request(save, save.name)
-        waiting, notes = 0, list[str]()
+        waiting, notes, parts = 0, list[str](), list[str]()
         try:
             for message in messages:
                 if message.same_as is not None:
@@ -79,6 +81,7 @@ class MdboxSaves:
                         raise ValueError("a message refers to one that comes before it")
                     save.arriving.append(Arriving(message, checked_guid(message)))
                     continue
+                message, _ = await self._apart.take(message, options, parts)
                 composed = await compose(
                     message, options, mailbox=name, directory=self._work.location.storage
                 )
@@ -98,6 +101,8 @@ class MdboxSaves:
         except BaseException:
             if save.placer is not None and not request.taken:
                 await save.placer.rollback()
+            if parts and not save.is_mapped:
+                await self._disk.discard(parts)
             raise
         finally:
             await self._work.notes.drop(notes)
@@ -202,6 +207,8 @@ class MdboxSaves:
         writes = [self._work.map.plan(batch, durable=True)]
         writes += [share.index.plan(share.records(), durable=True) for share in shares]
         writes.append(self._work.map.plan((), tail=True, unlink=notes, behind=writes[0]))
+        for request in group:
+            request.what.is_mapped = True
         done = await run_in_turn(self._disk, writes, self._to_close(placers, shares, writes))
         of_map = first_and_last(writes, done)  # one replay for both
         try:

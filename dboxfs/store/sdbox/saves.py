@@ -25,6 +25,7 @@ from dboxfs.store.sdbox.saved import keep_saved_dates
 from dboxfs.store.sdbox.strays import discard_moved
 from dboxfs.store.sync_all import can_sync_all, sync_all
 from dboxfs.store.write import log_records
+from dboxfs.store.write.external import Taking
 from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.message import NewMessage
 from dboxfs.store.write.notes import Note, writing
@@ -56,6 +57,7 @@ class SdboxSaves:
         self._work = work
         self._left = left
         self._disk = work.disk
+        self._apart = Taking(work)
         self._queues: dict[str, GroupCommit[list[Arrival], Saved]] = {}
 
     @property
@@ -68,6 +70,7 @@ class SdboxSaves:
     async def add(self, name: str, messages: Sequence[NewMessage]) -> Saved:
         """Save *messages* into a mailbox in one transaction."""
         made: list[Arrival] = []
+        parts: list[str] = []
         found: list[Arrival | None] = [None] * len(messages)
         directory = self._work.location.mailbox_path(name)
         options = await self._work.coding_options(name)
@@ -76,7 +79,10 @@ class SdboxSaves:
         later = len(messages) == 1 and self._queue(name).is_quiet
 
         async def prepare(at: int, message: NewMessage) -> None:
-            found[at] = await self._prepare(name, message, made, options, sync=not together, later=later)
+            message, files = await self._apart.take(message, options, parts)
+            new = await self._prepare(name, message, made, options, sync=not together, later=later)
+            new.attachments = tuple((path, path) for path in files)
+            found[at] = new
 
         try:
             await side_by_side(prepare, messages, at_once=_AT_ONCE)
@@ -84,8 +90,13 @@ class SdboxSaves:
                 await sync_all(self._disk, made[-1].temporary)
         except BaseException as error:
             await self.discard(made, error)
+            await self._disk.discard(parts)
             raise
-        return await self.take(name, [new for new in found if new is not None])
+        try:
+            return await self.take(name, [new for new in found if new is not None])
+        finally:
+            if parts:
+                await self._disk.discard(parts)  # the messages have links to them
 
     async def _prepare(
         self,
@@ -356,11 +367,19 @@ class SdboxSaves:
                     taken.append(new)
                 elif error is not None:
                     raise error
-            highest = max(new.uid for new in news)
-            for number, new in enumerate(taken, highest + 1):
-                new.uid = number
+            await self._number_again(index, news, taken)
             todo = taken
         return False
+
+    async def _number_again(self, index: IndexLog, news: Sequence[Arrival], taken: Sequence[Arrival]) -> None:
+        """Give messages whose name was taken the next uids; their attachments follow."""
+        links = [f"{path}{self._suffix(index)}{new.uid}" for new in taken for _, path in new.attachments]
+        highest = max(new.uid for new in news)
+        for number, new in enumerate(taken, highest + 1):
+            new.uid = number
+        if links:
+            await self._link_attachments(index, taken)
+            await self._disk.discard(links)
 
     def _noting(
         self, name: str, index: IndexLog, news: Sequence[Arrival], path: str
@@ -442,6 +461,8 @@ class SdboxSaves:
         for new in news:
             for existing, path in new.attachments:
                 await self._work.link_or_copy(existing, f"{path}{self._suffix(index)}{new.uid}")
+        for directory in sorted({os.path.dirname(path) for new in news for _, path in new.attachments}):
+            await self._disk.sync_dir(directory)
 
     def _suffix(self, index: IndexLog) -> str:
         """The end of the names of this mailbox's attachment files, before the uid."""

@@ -91,6 +91,17 @@ class Coded(Struct, frozen=True):
     virtual_size: int
 
 
+class Apart(Struct, frozen=True):
+    """A text that comes without its large parts, which have files of their own (:mod:`.external`).
+
+    :param whole: the sizes of the text with its parts.
+    :param refs: the value of metadata key X.
+    """
+
+    whole: Coded
+    refs: bytes
+
+
 class StoredText(Struct, frozen=True):
     """mdbox: a text that the storage has already, under *map_uid*.
 
@@ -127,6 +138,7 @@ class NewMessage(Struct, frozen=True):
         cache file of Dovecot's (``sdbox.saved``).
     :param coded: the source gives compressed or encrypted bytes, which are stored as they come (only in dbox
         version 2); None: the source gives the message itself.
+    :param apart: the source gives what is left of the message; its other parts are in files of their own.
     :param wanted: the name that it shall have, if there is a :class:`~dboxfs.store.write.naming.Namer`.
     :param orig_mailbox: storage name of the mailbox that it was first saved to; None: in an mdbox this one.
     :param pop3_uidl: its POP3 UIDL; None: Dovecot makes one as its settings say.
@@ -144,6 +156,7 @@ class NewMessage(Struct, frozen=True):
     saved: int | None = None
     guid_text: bytes | None = None
     coded: Coded | None = None
+    apart: Apart | None = None
     wanted: Wanted | None = None
     orig_mailbox: bytes | None = None
     inherits: int | None = None

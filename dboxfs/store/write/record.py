@@ -238,7 +238,8 @@ async def compose(
         if text is not None:
             check_text(text)
     guid = checked_guid(message)
-    convert, memory_limit = options.eol is Eol.LF and message.coded is None, options.memory_limit
+    as_it_is = message.coded is not None or message.apart is not None
+    convert, memory_limit = options.eol is Eol.LF and not as_it_is, options.memory_limit
     codes = message.coded is None and options.dbox_version != 3
     if codes and (coding := await new_coding(options)) is not None:
         if options.compress is None:  # Dovecot also decompresses decrypted texts
@@ -338,7 +339,7 @@ def _items(
     """The metadata lines."""
     received = message.received if message.received is not None else int(time.time())
     items = [(b"R", encode_date(received))]
-    coded = message.coded
+    coded = message.apart.whole if message.apart is not None else message.coded
     if coded is not None and coded.size != lines.size:
         items.append((b"Z", b"%x" % coded.size))
     items.append((b"V", b"%x" % (coded.virtual_size if coded is not None else lines.virtual_size)))
@@ -347,6 +348,8 @@ def _items(
     items.append((b"G", message.guid_text or guid.hex().encode("ascii")))
     if message.orig_mailbox is not None or mailbox is not None:
         items.append((b"B", message.orig_mailbox or os.fsencode(mailbox or "")))
+    if message.apart is not None:
+        items.append((b"X", message.apart.refs))
     return items
 
 
