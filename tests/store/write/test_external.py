@@ -129,6 +129,18 @@ def test_a_mount_of_a_user_stores_attachments_as_the_user_s_dovecot_does(
     assert files(account) == []
 
 
+def test_an_import_for_a_user_stores_attachments_so_too(dovecot: Dovecot, tmp_path: Path) -> None:
+    account, _ = made(dovecot, "mdbox")
+    (tmp_path / "tree/INBOX").mkdir(parents=True)
+    (tmp_path / "tree/INBOX/1.eml").write_bytes(MESSAGES["two-parts"])
+    command = ("import", tmp_path / "tree", "--user", account.name, "-c", dovecot.config, "-q")
+    assert dboxfs(*command).returncode == 0
+    assert len(files(account)) == 2
+    assert account.fetch()[-1].text == MESSAGES["two-parts"]
+    assert "0 messages imported" in dboxfs(*command).stdout
+    assert len(files(account)) == 2
+
+
 @BOTH
 async def test_a_part_that_can_not_be_written_leaves_no_file_and_no_message(
     dovecot: Dovecot, driver: str
