@@ -14,7 +14,7 @@ The name of a file is the digest of its bytes and a random number, below two dir
 Invariant.  The parts put back at their places give the message: base64 that does not come out again byte by
 byte is stored as it is.
 
-Limits.  Boundaries are nested :data:`_DEEPEST` deep at most; what is deeper stays in the message.
+Limits.  Boundaries are nested :data:`_MOST_NESTED` deep at most; what is deeper stays in the message.
 
 Source: Dovecot 2.3.19 and 2.4.1 were given the same messages; dbox-files section 3.
 """
@@ -31,7 +31,7 @@ from msgspec import Struct
 
 from dboxfs.dbox.attachments import MAX_REFS, encode_base64_range, encoded_size, raw_range
 
-_DEEPEST: Final = 50
+_MOST_NESTED: Final = 50
 _MOST_BEHIND: Final = 1024
 """Bytes behind the base64 of a part, at most; they stay in the message."""
 
@@ -169,7 +169,7 @@ def _large_parts(text: bytes, min_size: int) -> list[tuple[int, int]]:
         if kind == b"message/rfc822" or (not kind and in_digest and in_digest[-1]):
             at = body
             continue
-        if boundary is not None and len(boundaries) < _DEEPEST:
+        if boundary is not None and len(boundaries) < _MOST_NESTED:
             boundaries.append(boundary)
             in_digest.append(kind == b"multipart/digest")
             hit = _next_boundary(text, body, boundaries)

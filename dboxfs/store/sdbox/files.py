@@ -11,6 +11,7 @@ from dboxfs.dbox import parse_ext_refs
 from dboxfs.errors import Unsupported
 from dboxfs.fsapi import ops
 from dboxfs.store.indexes.log import IndexLog
+from dboxfs.store.sdbox.arrival import Arrival
 from dboxfs.store.sdbox.read import SdboxFiles
 from dboxfs.store.write.session import Work
 
@@ -55,6 +56,34 @@ async def attachment_files(
             return None
         files = [file for pairs in found.values() for file, _ in pairs]
     return [*files, *await work.still_unremoved(name, index)]
+
+
+def part_links(work: Work, index: IndexLog, news: Sequence[Arrival]) -> list[tuple[str, str]]:
+    """The attachment files of messages that have their uids, and the names that they have for these."""
+    guid = work.header(index).guid.hex()
+    return [(there, f"{path}-{guid}-{new.uid}") for new in news for there, path in new.attachments]
+
+
+async def link_parts(work: Work, index: IndexLog, news: Sequence[Arrival]) -> None:
+    """Give the attachment files of messages that have their uids the names of these."""
+    links = part_links(work, index, news)
+    for existing, link in links:
+        await work.link_or_copy(existing, link)
+    for directory in sorted({os.path.dirname(link) for _, link in links}):
+        await work.disk.sync_dir(directory)
+
+
+async def number_again(
+    work: Work, index: IndexLog, news: Sequence[Arrival], taken: Sequence[Arrival]
+) -> None:
+    """Give messages whose name was taken the uids behind those of *news*; their attachments follow."""
+    links = [link for _, link in part_links(work, index, taken)]
+    highest = max(new.uid for new in news)
+    for number, new in enumerate(taken, highest + 1):
+        new.uid = number
+    if links:
+        await link_parts(work, index, taken)
+        await work.disk.discard(links)
 
 
 async def unlink(work: Work, name: str, uids: Sequence[int], attachments: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.sdbox.arrival import Arrival, ArrivalRequest, need_directory, write_and_lock
-from dboxfs.store.sdbox.files import attachment_files, unlink
+from dboxfs.store.sdbox.files import attachment_files, link_parts, number_again, part_links, unlink
 from dboxfs.store.sdbox.publish import Publishing, publish_and_write, publish_steps
 from dboxfs.store.sdbox.saved import keep_saved_dates
 from dboxfs.store.sdbox.strays import discard_moved
@@ -239,7 +239,7 @@ class SdboxSaves:
         replaced = Replaced(olds, await attachment_files(self._work, name, index, olds, beside=beside))
         notes: list[str] = []
         try:
-            await self._link_attachments(index, news)
+            await link_parts(self._work, index, news)
             if not await self._publish(name, index, news, replaced, notes, keep_lock=keep_lock):
                 if any(new.wanted is not None and new.wanted.uid != new.uid for new in news):
                     await self._name(name, index, group)
@@ -367,19 +367,9 @@ class SdboxSaves:
                     taken.append(new)
                 elif error is not None:
                     raise error
-            await self._number_again(index, news, taken)
+            await number_again(self._work, index, news, taken)
             todo = taken
         return False
-
-    async def _number_again(self, index: IndexLog, news: Sequence[Arrival], taken: Sequence[Arrival]) -> None:
-        """Give messages whose name was taken the next uids; their attachments follow."""
-        links = [f"{path}{self._suffix(index)}{new.uid}" for new in taken for _, path in new.attachments]
-        highest = max(new.uid for new in news)
-        for number, new in enumerate(taken, highest + 1):
-            new.uid = number
-        if links:
-            await self._link_attachments(index, taken)
-            await self._disk.discard(links)
 
     def _noting(
         self, name: str, index: IndexLog, news: Sequence[Arrival], path: str
@@ -446,9 +436,8 @@ class SdboxSaves:
         """Remove the files that have no record."""
         known = set(present(index.state, (new.uid for new in news)))
         gone = [new for new in news if new.uid not in known]
-        suffix = self._suffix(index)
         names = [self._work.message_paths(name, new.uid)[0] for new in gone]
-        links = [f"{path}{suffix}{new.uid}" for new in gone for _, path in new.attachments]
+        links = [link for _, link in part_links(self._work, index, gone)]
         found = await self._disk.run_all([ops.Stat(path, follow=False) for path in names])
         published = [
             path
@@ -456,14 +445,3 @@ class SdboxSaves:
             if not isinstance(st, OSError) and st.st_ino == new.inode
         ]
         await self._disk.discard(published + links)
-
-    async def _link_attachments(self, index: IndexLog, news: Sequence[Arrival]) -> None:
-        for new in news:
-            for existing, path in new.attachments:
-                await self._work.link_or_copy(existing, f"{path}{self._suffix(index)}{new.uid}")
-        for directory in sorted({os.path.dirname(path) for new in news for _, path in new.attachments}):
-            await self._disk.sync_dir(directory)
-
-    def _suffix(self, index: IndexLog) -> str:
-        """The end of the names of this mailbox's attachment files, before the uid."""
-        return f"-{self._work.header(index).guid.hex()}-"

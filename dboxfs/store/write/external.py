@@ -5,8 +5,9 @@ an mdbox they have their final names.  An sdbox message gets links to them, whos
 and uid, under the mailbox's lock, before its own file has its name; the first names go afterwards, as in
 Dovecot.  A crash leaves files that no message refers to.
 
-A message of more than :data:`MOST` bytes is stored whole, as is one of which more than :data:`MOST_LEFT`
-bytes would be left.  One message of a store is taken apart at a time: that bounds the memory.
+A message of more than :data:`MOST_APART` bytes is stored whole, as is one of which more than
+:data:`MOST_LEFT` bytes would be left.  One message of a store is taken apart at a time: that bounds the
+memory.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from msgspec.structs import replace
 
 from dboxfs.dbox import LineEnds
 from dboxfs.dbox.cutting import CutMessage, Cutting, cut
-from dboxfs.store.write.message import Apart, BytesSource, Coded, NewMessage, Pieces
+from dboxfs.store.write.message import BytesSource, Coded, NewMessage, Pieces, TakenApart
 from dboxfs.store.write.session import Work
 from dboxfs.store.write_options import Eol, WriteOptions
 from dboxfs.util.lock import Lock
 
-MOST: Final = 64 << 20
+MOST_APART: Final = 64 << 20
 """Bytes of a message that is taken apart, at most."""
 
 MOST_LEFT: Final = 4 << 20
@@ -58,7 +59,7 @@ class Taking:
         source = BytesSource(message.source) if isinstance(message.source, bytes) else message.source
         if how is None or directory is None or message.coded is not None:
             return message, ()
-        if not how.min_size <= source.size <= MOST:
+        if not how.min_size <= source.size <= MOST_APART:
             return message, ()
         async with self._lock:
             text = bytearray()
@@ -71,7 +72,7 @@ class Taking:
                 return message, ()
             paths = [os.path.join(directory, part.path) for part in found.parts]
             await self._write(paths, [part.data for part in found.parts], made)
-        return replace(message, source=found.rest, apart=Apart(sizes, found.refs)), paths
+        return replace(message, source=found.rest, apart=TakenApart(sizes, found.refs)), paths
 
     async def _write(self, paths: Sequence[str], data: Sequence[bytes], made: list[str]) -> None:
         disk, directories = self._work.disk, sorted({os.path.dirname(path) for path in paths})

@@ -91,7 +91,7 @@ class Coded(Struct, frozen=True):
     virtual_size: int
 
 
-class Apart(Struct, frozen=True):
+class TakenApart(Struct, frozen=True):
     """A text that comes without its large parts, which have files of their own (:mod:`.external`).
 
     :param whole: the sizes of the text with its parts.
@@ -156,7 +156,7 @@ class NewMessage(Struct, frozen=True):
     saved: int | None = None
     guid_text: bytes | None = None
     coded: Coded | None = None
-    apart: Apart | None = None
+    apart: TakenApart | None = None
     wanted: Wanted | None = None
     orig_mailbox: bytes | None = None
     inherits: int | None = None
