@@ -6,8 +6,11 @@ import os
 from collections.abc import Awaitable, Callable
 
 import pytest
+import trio
+from trio.testing import MockClock
 
-from dboxfs.store import Kind
+from dboxfs.store import Kind, open_store
+from dboxfs.store.location import TreeLayout
 from dboxfs.store.write import StoreWriter
 from tests.vfs.inside import ONE, TWO, Mounted, Program, mounted
 
@@ -228,6 +231,23 @@ async def test_what_is_looked_up_is_found_under_the_new_name_of_its_mailbox_befo
     inode, directory = await p.write("Work/note", TWO), await p.inode("Work")
     await m.others.rename_mailbox("Work", "Job")
     await use(p, inode, directory)
+
+
+@pytest.mark.parametrize("layout", list(TreeLayout), ids=lambda layout: layout.value)
+async def test_a_mailbox_is_renamed_behind_the_change_of_a_message_in_it(
+    kind: Kind, layout: TreeLayout, autojump_clock: MockClock
+) -> None:
+    async with mounted(kind, layout=layout) as m:
+
+        async def there() -> bool:
+            async with open_store(m.fs, m.location, follow=False) as fresh:
+                return "Job" in fresh.folders
+
+        async with trio.open_nursery() as nursery, m.others.held("Work"):
+            nursery.start_soon(m.program().rename, "Work", "Job")
+            await trio.sleep(0.1)
+            assert not await there()
+        assert await there()
 
 
 TEMPORARY = ".temp."

@@ -358,7 +358,11 @@ class MailboxTree:
             raise InvalidName(f"{new!r}: lies below {old!r}, which is to be renamed")
         async with self._locked():
             if self._by_guid:
-                await self._rename_listed(old, new, parents=parents)
+                await self._work.locate()
+                async with self._work.forgotten(old):  # what changes it is seen under the name that it has
+                    moved = await self._rename_listed(old, new, parents=parents)
+                for name in moved:
+                    await self._tell_name(name)
                 return
             if not parents:
                 await check_parent(self._work, new, None)
@@ -377,9 +381,9 @@ class MailboxTree:
                 await self._disk.attempt(remove_empty_parents(self._disk, tree, old))
         self._work.count("mailboxes")
 
-    async def _rename_listed(self, old: str, new: str, *, parents: bool) -> None:
-        """Rename in the list index, in one step; then write the new names into the mailboxes
-        (LAYOUT=index).
+    async def _rename_listed(self, old: str, new: str, *, parents: bool) -> list[str]:
+        """Rename in the list index, in one step (LAYOUT=index); gives the new names of all that have another
+        one.
         """
         async with listed(self._work) as mailboxes:
             nodes = mailboxes.tree.nodes
@@ -389,12 +393,10 @@ class MailboxTree:
                 raise MailboxExists(f"{self._work.shown(new)}: the mailbox exists")
             if not parents:
                 await check_parent(self._work, new, nodes)
-            self._work.forget(old)
             await mailboxes.rename(old, new)
             moved = [name for name in mailboxes.tree.directories if f"{name}/".startswith(f"{new}/")]
         self._work.count("mailboxes")
-        for name in moved:
-            await self._tell_name(name)
+        return moved
 
     async def _tell_name(self, name: str) -> None:
         """Write a mailbox's name into its index, for the case that the list index is lost.  Never fails."""

@@ -246,7 +246,7 @@ class Work:
             self._check_header(name, index)
             self._check_meant(name, index)
             await check_called(self.namer, name, partial(visible, index.state))
-            if guid is not None:  # a rename in the list index takes no lock of the mailbox
+            if guid is not None:  # a rename of one above it takes no lock of it, nor does Dovecot
                 stack.enter_context(self.location.directories.keep(name, guid))
             yield index
             if self.options.alone and index.is_held:
