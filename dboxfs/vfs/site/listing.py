@@ -5,9 +5,12 @@ site's inode numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
 
 from dboxfs.vfs.attrs import Attrs
-from dboxfs.vfs.listing import ListingRow, OpenDirectory
+from dboxfs.vfs.listing import ListingBlock, ListingRow, OpenDirectory
 from dboxfs.vfs.node import ROOT, UID_MASK
 from dboxfs.vfs.open_files import OpenFile
 from dboxfs.vfs.site.user import SiteUser
@@ -48,9 +51,10 @@ class UserDirectory:
     """A directory of a user's file system that is open (:class:`~dboxfs.vfs.listing.OpenDirectory`).
 
     :param inode: of the directory, in the user's numbers.
+    :ivar blocks: gives its messages as blocks; not there if the user's file system gives none.
     """
 
-    __slots__ = ("_is_top", "inner", "prepare", "sizes", "user")
+    __slots__ = ("_is_top", "blocks", "inner", "prepare", "sizes", "user")
 
     def __init__(self, inner: OpenDirectory, user: SiteUser, inode: int) -> None:
         self.inner = inner
@@ -58,6 +62,20 @@ class UserDirectory:
         self.prepare = inner.prepare
         self.sizes = inner.sizes
         self.user = user
+        blocks = getattr(inner, "blocks", None)
+        if blocks is not None:
+            self.blocks = partial(self._blocks, blocks)
+
+    def _blocks(self, inner: Callable[[int], Iterator[ListingBlock]], start: int) -> Iterator[ListingBlock]:
+        """The messages of *inner* from offset *start* on, in the site's numbers."""
+        for block in inner(start):
+            rows = block.rows.copy()
+            inodes, folders = rows["inode"], rows["inode"] >> np.uint64(32)
+            for folder in np.unique(folders):
+                here = folders == folder
+                base = self.user.numbers.out(int(inodes[here][0])) & ~UID_MASK
+                inodes[here] = inodes[here] & np.uint64(UID_MASK) | np.uint64(base)
+            yield ListingBlock(rows, block.names)
 
     def above(self, start: int) -> Iterator[tuple[int, bytes, Attrs]]:
         out = self.user.numbers.out

@@ -15,6 +15,7 @@ from dboxfs.store import Kind, Location
 from dboxfs.store.write import NewMessage
 from dboxfs.vfs.node import ROOT
 from dboxfs.vfs.site import stores
+from dboxfs.vfs.site.listing import UserDirectory
 from dboxfs.vfs.site.stores import SiteLimits
 from tests.vfs.inside import ALONE, JULY, TWO, raises
 from tests.vfs.site.inside import VMAIL, make_site, site_mounted, text_of
@@ -65,6 +66,20 @@ async def test_above_a_user_s_directory_is_the_top_and_above_a_mailbox_the_user(
         ann, inbox = await p.inode("ann"), await p.inode("ann/INBOX")
         assert await dots("ann") == [(b".", ann), (b"..", ROOT)]
         assert await dots("ann/INBOX") == [(b".", inbox), (b"..", ann)]
+
+
+async def test_a_user_s_messages_are_given_as_blocks_in_the_numbers_of_the_site() -> None:
+    async with site_mounted() as m:
+        p = m.program()
+        for user in ("ann", "bob"):
+            directory = await m.site.opendir(await p.inode(f"{user}/INBOX"))
+            await directory.prepare(0)
+            assert isinstance(directory, UserDirectory)
+            (block,) = directory.blocks(0)
+            (row,) = block
+            assert [row] == list(directory.messages(0))
+            assert (row.name, row.inode) == (b"1.eml", await p.inode(f"{user}/INBOX/1.eml"))
+            m.site.released(directory)
 
 
 async def test_a_store_is_opened_when_somebody_enters_it() -> None:
