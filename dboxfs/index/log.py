@@ -173,7 +173,8 @@ def encode_size(size: int) -> bytes:
     if size % 4 or not 0 <= size < 1 << 30:
         raise ValueError(f"size {size} is no multiple of 4 below 2^30")
     value = size >> 2
-    return bytes(0x80 | (value >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    spread = value & 0x7F | (value & 0x3F80) << 1 | (value & 0x1FC000) << 2 | (value & 0xFE00000) << 3
+    return (0x80808080 | spread).to_bytes(4, "big")
 
 
 def decode_size(value: int) -> int:

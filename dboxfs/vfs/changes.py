@@ -204,7 +204,8 @@ class MessageChanges:
         try:
             await self._store.see(folder)
             try:
-                await self._named(folder, uid, name)
+                if wanted is not None:
+                    await self._files.confirm(folder, uid, wanted)
             except (OSError, DboxfsError) as exc:
                 failed = exc
         finally:
@@ -234,7 +235,7 @@ class MessageChanges:
         for uid in arrived.saved.uids:
             self._editor_saves.saved(folder.name, uid)
         wanted = [(uid, m.wanted) for m, uid in zip(messages, arrived.saved.uids, strict=True)]
-        named = [(uid, some.name) for uid, some in wanted if some is not None]
+        named = [(uid, some) for uid, some in wanted if some is not None]
         await keep_names(self._store, self._files, folder, named)
         return arrived
 
@@ -281,10 +282,6 @@ class MessageChanges:
                 await self._store.see(folder)
         except (DboxfsError, OSError) as exc:
             log.error("%s: uid %d was saved, but its name can't be: %s", folder, uid, exc)
-
-    async def _named(self, folder: Folder, uid: int, name: bytes | None) -> None:
-        if name is not None:
-            await self._files.record(folder, uid, name)
 
     async def redate(self, folder: Folder, uid: int, received: int) -> int:
         """Give a message another received date, which makes a replacement; gives the new uid.
@@ -394,7 +391,7 @@ class MessageChanges:
             home = await self.home(target, guid)
             if home is not None:
                 self._forwarding.became(self._inodes.message(source, uid).inode, home, new)
-                await self._arrived(home, new, name)
+                await self._arrived(home, new, named)
         await self._store.see(await self.home(source, before) or source)
         return new
 
@@ -420,7 +417,7 @@ class MessageChanges:
         if home is None:
             return self._inodes.message(target, new)
         try:
-            await self._arrived(home, new, name)
+            await self._arrived(home, new, named)
         except (OSError, DboxfsError):
             await self._take_back(home, new)
             raise
@@ -430,9 +427,9 @@ class MessageChanges:
         """See :func:`look_again`."""
         return await look_again(self._store, folder)
 
-    async def _arrived(self, folder: Folder, uid: int, name: bytes) -> None:
+    async def _arrived(self, folder: Folder, uid: int, named: Wanted) -> None:
         await self._store.see(folder)
-        await self._named(folder, uid, name)
+        await self._files.confirm(folder, uid, named)
 
     async def set_flags(self, node: Node, flags: int | None, keywords: list[str] | None) -> None:
         """Give a message exactly these flags, or keywords; None: they stay.

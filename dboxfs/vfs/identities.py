@@ -23,7 +23,7 @@ from dboxfs.store import Folder, Store
 from dboxfs.store.location import TreeLayout
 from dboxfs.store.names.files import NameFiles
 from dboxfs.store.names.read import NameReader
-from dboxfs.store.write import StoreWriter
+from dboxfs.store.write import StoreWriter, Wanted
 from dboxfs.store.write.meaning import as_seen
 from dboxfs.vfs.changes import MessageChanges, mailbox_of
 from dboxfs.vfs.drafts import Drafts
@@ -85,7 +85,7 @@ class MailboxIdentities:
         validity = validity if uid_validity is None else uid_validity
         if (guid, validity) == (before, box.uid_validity):
             return
-        names = [(uid, name) for uid, name in self._names.unusual(folder).items() if uid in box]
+        names = [(uid, Wanted(name)) for uid, name in self._names.unusual(folder).items() if uid in box]
         with self._store.renumbered(folder):
             with as_seen(folder):
                 await self._writer.set_identity(folder.name, guid=guid, uid_validity=validity, next_uid=1)

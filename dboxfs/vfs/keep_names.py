@@ -12,6 +12,7 @@ from functools import partial
 from dboxfs.errors import DboxfsError
 from dboxfs.store import Folder, Store
 from dboxfs.store.names.files import NameFiles
+from dboxfs.store.write import Wanted
 from dboxfs.store.write.results import side_by_side
 
 log = logging.getLogger(__name__)
@@ -21,17 +22,18 @@ TOGETHER = 1000
 
 
 async def keep_names(
-    store: Store, files: NameFiles, folder: Folder, names: Sequence[tuple[int, bytes]]
+    store: Store, files: NameFiles, folder: Folder, names: Sequence[tuple[int, Wanted]]
 ) -> None:
-    """Record the names of messages of *folder*: pairs of uid and name."""
-    for at in range(0, len(names), TOGETHER):
-        some = names[at : at + TOGETHER]
+    """Record the names of messages of *folder*: pairs of uid and announced name."""
+    todo = [one for one in names if not one[1].confirmed] or names[-1:]
+    for at in range(0, len(todo), TOGETHER):
+        some = todo[at : at + TOGETHER]
         await side_by_side(partial(_keep, store, files, folder), some)
 
 
-async def _keep(store: Store, files: NameFiles, folder: Folder, _: int, named: tuple[int, bytes]) -> None:
-    uid, name = named
+async def _keep(store: Store, files: NameFiles, folder: Folder, _: int, named: tuple[int, Wanted]) -> None:
+    uid, wanted = named
     try:
-        await files.record(folder, uid, name)
+        await files.confirm(folder, uid, wanted)
     except (OSError, DboxfsError) as exc:
         log.error("%s: the name of uid %d can't be kept: %s", store.display_name(folder), uid, exc)

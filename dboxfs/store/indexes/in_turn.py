@@ -9,7 +9,7 @@ begun, all locks are held, and the caller undoes earlier writes as needed.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from msgspec import Struct, field
@@ -47,16 +47,33 @@ class LogWritten(Struct):
     unsynced: OSError | None = None
 
 
+class Afterwards(Struct, frozen=True):
+    """Steps that follow the writes of a job, if all of them have worked and the locks are released.
+
+    :param over: called on the event loop with the answer of the steps, or None if they have failed; not
+        called if they did not run.
+    """
+
+    steps: Callable[[], Steps[object]]
+    over: Callable[[object], None]
+
+
 class InTurn(Struct):
-    """The results of several writes: those that were begun; the last one may have failed."""
+    """The results of several writes: those that were begun; the last one may have failed.
+
+    ``afterwards``: the answers of the :class:`Afterwards`.
+    """
 
     begun: list[LogWritten] = field(default_factory=list)
     closed: int = 0
     lost_errors: int = 0
+    afterwards: list[object] = field(default_factory=list)
 
 
-def write_in_turn(writes: Sequence[LogWrite], close: Sequence[int] = ()) -> Steps[InTurn]:
-    """Carry out the writes one after the other; if all have worked, close open files.
+def write_in_turn(
+    writes: Sequence[LogWrite], close: Sequence[int] = (), afterwards: Sequence[Afterwards] = ()
+) -> Steps[InTurn]:
+    """Carry out the writes one after the other; if all have worked, close open files, and go on.
 
     :param close: descriptors, in the order in which their locks are released.
     """
@@ -90,6 +107,11 @@ def write_in_turn(writes: Sequence[LogWrite], close: Sequence[int] = ()) -> Step
             yield ops.Close(fd)
         except OSError:
             done.lost_errors += 1
+    for more in afterwards:
+        answer: object = None
+        with suppress(OSError):  # the caller does the same again, and gets the error
+            answer = yield from more.steps()
+        done.afterwards.append(answer)
     return done
 
 
@@ -103,11 +125,16 @@ def first_and_last(writes: Sequence[LogWrite], done: InTurn) -> tuple[LogWrite, 
     return joined, LogWritten(Appended(size, None), written.status, written.unsynced)
 
 
-async def run_in_turn(disk: Disk, writes: Sequence[LogWrite], close: Sequence[AppendFile] = ()) -> InTurn:
+async def run_in_turn(
+    disk: Disk,
+    writes: Sequence[LogWrite],
+    close: Sequence[AppendFile] = (),
+    afterwards: Sequence[Afterwards] = (),
+) -> InTurn:
     """:func:`write_in_turn` as one job, with the files updated; it syncs only if commits do."""
     planned, descriptors = as_durable_as_commits(disk, writes), [file.fd for file in close]
-    done = await disk.chain(lambda: write_in_turn(planned, descriptors))
-    take_over(disk, writes, done, close)
+    done = await disk.chain(lambda: write_in_turn(planned, descriptors, afterwards))
+    take_over(disk, writes, done, close, afterwards)
     return done
 
 
@@ -118,10 +145,18 @@ def as_durable_as_commits(disk: Disk, writes: Sequence[LogWrite]) -> Sequence[Lo
     return [LogWrite(w.file, w.data, w.end, durable=False, unlink=w.unlink) for w in writes]
 
 
-def take_over(disk: Disk, writes: Sequence[LogWrite], done: InTurn, close: Sequence[AppendFile]) -> None:
-    """Update the files with the results of a job."""
+def take_over(
+    disk: Disk,
+    writes: Sequence[LogWrite],
+    done: InTurn,
+    close: Sequence[AppendFile],
+    afterwards: Sequence[Afterwards] = (),
+) -> None:
+    """Update the files with the results of a job, and tell of what came afterwards."""
     disk.lost_errors += done.lost_errors
     for write, written in zip(writes, done.begun, strict=False):
         write.file.took(written.appended.written, written.status)
     for file in close[: done.closed]:
         file.was_closed()
+    for more, answer in zip(afterwards, done.afterwards, strict=False):
+        more.over(answer)

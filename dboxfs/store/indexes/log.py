@@ -26,7 +26,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TypeVar
 
 import trio
@@ -155,7 +155,8 @@ class IndexLog:
                 file = await lock_log(self.disk, self.log_path)
             self._held = file
             try:
-                with trio.CancelScope(shield=True):
+                # who has taken the lock ahead is shielded already
+                with nullcontext() if has_mutex else trio.CancelScope(shield=True):
                     self._file = file
                     await self._catch_up(file)
                     if self.state.deleted and not deleted_ok:
@@ -355,7 +356,7 @@ def locked_ahead(indexes: Sequence[IndexLog]) -> AbstractAsyncContextManager[Non
     """Take those locks of several logs that are free, in this order, with one hop to a worker.
 
     Inside this context :meth:`IndexLog.locked` of the same task uses these locks, and waits for the others as
-    usual.  The order is that in which the caller then locks them (PROTOCOL section 2).
+    usual.  The caller has shielded itself from cancellation.  The order is that in which the caller then locks them (PROTOCOL section 2).
     """
     return locked_behind(indexes, _nothing, lambda _: True)
 

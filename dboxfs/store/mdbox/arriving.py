@@ -12,6 +12,7 @@ from dboxfs.store.mdbox.placement import Placer
 from dboxfs.store.write import log_records
 from dboxfs.store.write.group_commit import Request
 from dboxfs.store.write.message import NewMessage
+from dboxfs.store.write.naming import Wanted
 from dboxfs.store.write.record import Composed
 from dboxfs.store.write.results import Saved, now_seconds
 from dboxfs.store.write.session import visible
@@ -58,6 +59,11 @@ class Share(Struct):
     referring: list[log_records.AppendedRow] = field(default_factory=list)
     replaced: list[tuple[int, int]] = field(default_factory=list)
     uids: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> list[Wanted | None]:
+        """The names that the new messages shall have, in their order."""
+        return [arriving.message.wanted for request in self.requests for arriving in request.what.arriving]
 
     def add_row(self, arriving: Arriving, map_uid: int, *, refers: bool) -> None:
         """Add a new message's mailbox record; flags and keywords may come from another message.

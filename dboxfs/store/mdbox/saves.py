@@ -34,6 +34,7 @@ from dboxfs.store.write.external import Taking
 from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.log_records import check_keywords
 from dboxfs.store.write.message import NewMessage, StoredText, Twin
+from dboxfs.store.write.naming import confirming
 from dboxfs.store.write.notes import Note, writing
 from dboxfs.store.write.record import checked_guid, compose
 from dboxfs.store.write.results import Saved
@@ -209,7 +210,8 @@ class MdboxSaves:
         writes.append(self._work.map.plan((), tail=True, unlink=notes, behind=writes[0]))
         for request in group:
             request.what.is_mapped = True
-        done = await run_in_turn(self._disk, writes, self._to_close(placers, shares, writes))
+        with confirming(self._work.namer, {share.name: share.wanted for share in shares}) as names:
+            done = await run_in_turn(self._disk, writes, self._to_close(placers, shares, writes), names)
         of_map = first_and_last(writes, done)  # one replay for both
         try:
             await self._work.map.settle(*(of_map or (writes[0], done.begun[0])))
@@ -283,9 +285,7 @@ class MdboxSaves:
                 if arriving.message.wanted is not None:
                     arriving.message.wanted.uid = uid
                 uid += 1
-            wanted = [arriving.message.wanted for arriving in messages]
-            name = share.name
-            answers = iter(await self._work.name(name, share.index, wanted))
+            answers = iter(await self._work.name(share.name, share.index, share.wanted))
             for request in list(share.requests):
                 errors = [
                     error for error in [next(answers) for _ in request.what.arriving] if error is not None

@@ -17,8 +17,9 @@ rewrites the file, under the lock of the old one.  Readers take no lock.
 The name of a new message is written twice.  :meth:`NameFiles.begin` announces it under the lock of the
 mailbox, before the message is written, without a sync: every mount shows the message under its name from the
 first moment on, and two mounts that give the same name do so one after the other.  :meth:`NameFiles.record`
-confirms it when the message is durable: a crash between the two leaves the message as ``<uid>.eml``.  If that
-is its announced name, it needs no confirmation, which costs a sync (``BoxNames.confirmation``).  For a
+confirms it when the message is durable: a crash between the two leaves the message as ``<uid>.eml``.  Mostly
+the job that makes the message durable has done so at its end (:meth:`NameFiles.confirming`).  If that is its
+announced name, it needs no confirmation, which costs a sync (``BoxNames.confirmation``).  For a
 message that replaces another one by a rename, the line is written and synced before.  If its writer dies
 before the rename, the line has no effect, and the next writable mount removes it.
 
@@ -37,8 +38,8 @@ If the index has new messages without a known name, a task that asks for a name 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Literal
 
@@ -49,8 +50,9 @@ from dboxfs.errors import DboxfsError, NoSuchMessage
 from dboxfs.fsapi.ops import FileAsSeen, LockKind
 from dboxfs.store import Folder, Mailbox
 from dboxfs.store.disk import AppendFile, Disk
+from dboxfs.store.indexes.in_turn import Afterwards
 from dboxfs.store.indexes.locks import lock_log, unlock_log
-from dboxfs.store.names.appending import append_steps
+from dboxfs.store.names.appending import LinesAppended, append_steps
 from dboxfs.store.names.codec import Line, LineKind, encode_line
 from dboxfs.store.names.of_mailbox import NOBODY, There
 from dboxfs.store.names.read import QUIET_SECONDS, NameReader, Seen
@@ -197,7 +199,49 @@ class NameFiles:
             if await self._append(folder, box, [said], durable=durable):
                 return
 
+    @contextmanager
+    def confirming(self, mailbox: str, wanted: Sequence[Wanted]) -> Iterator[Afterwards | None]:
+        """Steps that confirm the announced names of messages: see
+        :class:`~dboxfs.store.write.naming.Namer`.  Their file's place is locked until the job is over.
+        """
+        known, kind = self._known(mailbox), _LOCKS.get(self._disk.options.lock_method)
+        if known is None or kind is None:
+            yield None
+            return
+        folder, box = known
+        place, names = self._reader.place(box), self._names.of(box)
+        found = [(some, names.confirmation_ahead(some.uid, some.name)) for some in wanted]
+        lines = [line for _, more in found for line in more]
+        if not lines or place.lock.locked():
+            yield None
+            return
+        data, durable = b"".join(map(encode_line, lines)), self._disk.options.durable
+
+        def over(done: object) -> None:
+            if not isinstance(done, LinesAppended):
+                return
+            changed = self._took(folder, box, lines, data, done)
+            for some, more in found if changed is not False else ():
+                some.confirmed = bool(more)
+            if changed:
+                self._reader.changed(folder, changed)
+
+        place.lock.acquire_nowait()
+        try:
+            seen, path = place.seen, self._reader.path(box)
+            place.quiet_until = trio.current_time() + QUIET_SECONDS
+            yield Afterwards(partial(append_steps, path, kind, seen, seen, data, durable=durable), over)
+        finally:
+            place.lock.release()
+
     # -- names of messages that are there ------------------------------------------------------
+
+    async def confirm(self, folder: Folder, uid: int, wanted: Wanted) -> None:
+        """:meth:`record` the name of a message, unless the job that has written it has done so."""
+        if not wanted.confirmed:
+            await self.record(folder, uid, wanted.name)
+        elif folder.mailbox is not None and folder.mailbox.guid is not None:
+            await self._shorten(folder, folder.mailbox)
 
     async def record(self, folder: Folder, uid: int, name: bytes) -> None:
         """Confirm the announced name of a message that is durable: it keeps the name when this process ends.
@@ -335,14 +379,21 @@ class NameFiles:
                 done = await run(program)
             except FileNotFoundError:
                 return None
-            if done is None:
-                return None
-            place.seen, place.quiet_until = done.seen, trio.current_time() + QUIET_SECONDS
-            self._reader.take(folder, box, done.status, done.before)
-            if not done.appended:
-                return False
-            self._reader.wrote(box, data)
-            return self._names.take(box, lines)
+            return self._took(folder, box, lines, data, done) if done is not None else None
+
+    def _took(
+        self, folder: Folder, box: Mailbox, lines: Sequence[Line], data: bytes, done: LinesAppended
+    ) -> set[bytes] | Literal[False]:
+        """Take over what a job has read and appended (*data*: the lines); gives the names that have another
+        meaning now, or False: it has appended nothing.
+        """
+        place = self._reader.place(box)
+        place.seen, place.quiet_until = done.seen, trio.current_time() + QUIET_SECONDS
+        self._reader.take(folder, box, done.status, done.before)
+        if not done.appended:
+            return False
+        self._reader.wrote(box, data)
+        return self._names.take(box, lines)
 
     @asynccontextmanager
     async def _locked(self, folder: Folder, box: Mailbox) -> AsyncIterator[AppendFile]:

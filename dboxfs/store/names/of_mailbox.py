@@ -139,6 +139,14 @@ class BoxNames(Struct):
         lines += [line for line in others if self._believes(line)]
         return [] if len(lines) == 1 and self._is_plain(uid, name) else lines
 
+    def confirmation_ahead(self, uid: int, name: bytes) -> list[Line]:
+        """:meth:`confirmation` of a message that was announced and is not there yet; empty also if there is
+        anything else to know about the name by then.
+        """
+        said = self.pending.get(name, ())
+        only = [(line.uid, line.after) for line in said] == [(uid, 0)] and name not in self.by_name
+        return self.confirmation(uid, name) if only else []
+
     def _is_plain(self, uid: int, name: bytes) -> bool:
         """Whether a message has this name also if its announcement does not count any more, because its
         writer is gone: it is ``<uid>.eml``, replaces no message, and there was no other line about it.

@@ -17,7 +17,14 @@ from msgspec.structs import replace
 
 from dboxfs.fsapi import ops
 from dboxfs.fsapi.chain import Steps
-from dboxfs.store.indexes.in_turn import InTurn, LogWrite, as_durable_as_commits, take_over, write_in_turn
+from dboxfs.store.indexes.in_turn import (
+    Afterwards,
+    InTurn,
+    LogWrite,
+    as_durable_as_commits,
+    take_over,
+    write_in_turn,
+)
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.indexes.snapshot import is_due_behind
 from dboxfs.store.write_options import LockMethod
@@ -30,6 +37,7 @@ class Publishing(Struct, frozen=True):
     :param durable: sync the directory before the log is written.
     :param log: the write to the log after that; None: the log is not written yet.
     :param close: descriptors that are closed at the end, if all steps have worked.
+    :param afterwards: steps behind that.
     """
 
     batch: Sequence[ops.Publish]
@@ -38,6 +46,7 @@ class Publishing(Struct, frozen=True):
     durable: bool
     log: LogWrite | None = None
     close: Sequence[int] = ()
+    afterwards: Sequence[Afterwards] = ()
 
 
 class Published(Struct, frozen=True):
@@ -74,16 +83,22 @@ def publish_steps(what: Publishing) -> Steps[Published]:
         yield ops.SyncDir(what.directory)
     if what.log is None:
         return Published(errors)
-    return Published(errors, (yield from write_in_turn([what.log], what.close)))
+    return Published(errors, (yield from write_in_turn([what.log], what.close, what.afterwards)))
 
 
 async def publish_and_write(
-    index: IndexLog, what: Publishing, write: LogWrite, *, keep_lock: bool = False
+    index: IndexLog,
+    what: Publishing,
+    write: LogWrite,
+    afterwards: Sequence[Afterwards] = (),
+    *,
+    keep_lock: bool = False,
 ) -> Published:
     """Carry out the rest of a commit, if all names are free: the names, the log, and the release of the lock.
 
     The lock stays held if it is a dotlock, or if the index is about to be made smaller.
 
+    :param afterwards: steps behind the write.
     :param keep_lock: the lock stays held in any case.
     :raises OSError: as :func:`publish_steps`.
     """
@@ -96,8 +111,8 @@ async def publish_and_write(
     )
     close = [] if keeps else [index.file]
     (log,) = as_durable_as_commits(disk, [write])
-    what = replace(what, log=log, close=[file.fd for file in close])
+    what = replace(what, log=log, close=[file.fd for file in close], afterwards=afterwards)
     done = await disk.chain(partial(publish_steps, what))
     if done.written is not None:
-        take_over(disk, [write], done.written, close)
+        take_over(disk, [write], done.written, close, what.afterwards)
     return done

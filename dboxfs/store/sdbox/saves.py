@@ -28,6 +28,7 @@ from dboxfs.store.write import log_records
 from dboxfs.store.write.external import Taking
 from dboxfs.store.write.group_commit import GroupCommit, Request
 from dboxfs.store.write.message import NewMessage
+from dboxfs.store.write.naming import confirming
 from dboxfs.store.write.notes import Note, writing
 from dboxfs.store.write.promises import LeftToDovecot
 from dboxfs.store.write.record import Composed, Spooled, compose, new_file
@@ -354,7 +355,8 @@ class SdboxSaves:
             what = Publishing(batch, directory, noting, durable)
             if len(todo) == len(news) and all(new.saved is None for new in news):
                 write = index.plan(self._records(index, news, replaced), durable=True, unlink=notes)
-                done = await publish_and_write(index, what, write, keep_lock=keep_lock)
+                with confirming(self._work.namer, {name: [new.wanted for new in news]}) as names:
+                    done = await publish_and_write(index, what, write, names, keep_lock=keep_lock)
                 if done.written is not None:
                     await index.settle(write, done.written.begun[0])
                     notes.clear()

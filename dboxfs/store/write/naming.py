@@ -10,13 +10,15 @@ name, under the same lock: another mount may have given the message another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 from msgspec import Struct
 
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi.ops import FileAsSeen
+from dboxfs.store.indexes.in_turn import Afterwards
 from dboxfs.store.write.meaning import called_message
 from dboxfs.store.write_errors import Superseded
 
@@ -28,11 +30,13 @@ class Wanted(Struct, eq=False):
     :ivar holder: uid of the message that has the name and that the new one replaces; None: no message has the
         name.
     :ivar uid: of the new message, once that is known; 0: not yet.
+    :ivar confirmed: the job that has made the message durable has also confirmed its name.
     """
 
     name: bytes
     holder: int | None = None
     uid: int = 0
+    confirmed: bool = False
 
 
 class Namer(Protocol):
@@ -50,6 +54,13 @@ class Namer(Protocol):
         :param there: a function that gives those of some uids that the mailbox has.
         """
 
+    def confirming(self, mailbox: str, wanted: Sequence[Wanted]) -> AbstractContextManager[Afterwards | None]:
+        """Steps that confirm announced names, for the end of the job that makes their messages durable.
+
+        They set ``Wanted.confirmed``.  The job is begun and over inside the context.  None: the names have to
+        be confirmed in another way.
+        """
+
     async def name_of(
         self, mailbox: str, uid: int, there: Callable[[Iterable[int]], Sequence[int]]
     ) -> bytes | None:
@@ -57,6 +68,20 @@ class Namer(Protocol):
 
     def name_as_seen(self, mailbox: str, uid: int) -> tuple[bytes, FileAsSeen] | None:
         """The name of a message as long as its mailbox and the file are unchanged; None: not known."""
+
+
+@contextmanager
+def confirming(
+    namer: Namer | None, wanted: Mapping[str, Sequence[Wanted | None]]
+) -> Iterator[list[Afterwards]]:
+    """:meth:`Namer.confirming` of several mailboxes: the names of their new messages, by mailbox."""
+    with ExitStack() as stack:
+        found = []
+        for mailbox, names in wanted.items() if namer is not None else ():
+            asked = [some for some in names if some is not None]
+            if namer is not None and asked:
+                found.append(stack.enter_context(namer.confirming(mailbox, asked)))
+        yield [steps for steps in found if steps is not None]
 
 
 async def check_called(

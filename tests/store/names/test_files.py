@@ -308,6 +308,63 @@ async def two_that_write(root: Path) -> AsyncIterator[list[Mounted]]:
         yield found
 
 
+@pytest.mark.parametrize("kind", list(Format))
+async def test_the_jobs_that_make_a_message_durable_also_confirm_its_name(
+    kind: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "mail"
+    async with FileSystem(ThreadsDriver(1), sync=False) as fs:
+        await init_store(fs, Location(kind, str(root)))
+    driver = ThreadsDriver(1)
+    async with opened(f"{kind.value}:{root}", follow=False, driver=driver) as (store, _):
+        files = NameFiles(NameReader(store), WriteOptions())
+        writer = StoreWriter(store.fs, store.location, root.stat())
+        writer.tell_names(files)
+        for number in range(2):
+            before, wanted = driver.stats()["jobs"], Wanted(b"name %d" % number)
+            await writer.save("INBOX", [NewMessage(b"Subject: x\n\n", wanted=wanted)])
+            assert wanted.confirmed
+        assert driver.stats()["jobs"] - before == 3, "the announcement is one"
+    monkeypatch.setattr(Writers, "lives", lambda writers, token: False)  # an announcement counts no more
+    async with opened(f"{kind.value}:{root}", follow=False) as (store, _):
+        reader = NameReader(store)
+        await reader.load()
+        assert reader.names.unusual(store.folders["INBOX"]) == {1: b"name 0", 2: b"name 1"}
+
+
+async def test_a_job_confirms_no_name_that_another_mount_has_written_about_meanwhile(root: Path) -> None:
+    async with two_that_write(root) as (one, two):
+        wanted = Wanted(b"x", None, 4)
+        assert await one.files.begin("INBOX", [wanted], having(one.folder)) == [None]
+        with one.files.confirming("INBOX", [wanted]) as steps:
+            assert steps is not None
+            await two.reader.look(two.folder)
+            await two.files.rename(two.folder, 1, b"y", having(two.folder))
+            steps.over(await one.store.fs.run_chain(steps.steps))
+        assert not wanted.confirmed
+        assert one.name(1) == b"y", "its line was read"
+        with one.files.confirming("INBOX", [wanted]) as steps:
+            assert steps is not None
+            steps.over(await one.store.fs.run_chain(steps.steps))
+        assert wanted.confirmed
+
+
+async def test_a_name_that_is_about_something_else_too_is_not_confirmed_ahead(root: Path) -> None:
+    async with two_that_write(root) as (one, _):
+        uid = await one.save(b"x")
+        await one.look()
+        for wanted in (Wanted(b"x", uid, 5), Wanted(b"6.eml", None, 6)):
+            assert await one.files.begin("INBOX", [wanted], having(one.folder)) == [None]
+            with one.files.confirming("INBOX", [wanted]) as steps:
+                assert steps is None, "it replaces a message, or needs no line"
+        wanted = Wanted(b"z", None, 7)
+        assert await one.files.begin("INBOX", [wanted], having(one.folder)) == [None]
+        assert one.folder.mailbox is not None
+        async with one.reader.place(one.folder.mailbox).lock:
+            with one.files.confirming("INBOX", [wanted]) as steps:
+                assert steps is None, "no task waits for the file with the mailbox locked"
+
+
 @pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen"])
 async def test_the_last_word_about_a_message_takes_no_name_from_what_has_replaced_it(
     root: Path, seen: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from dboxfs.errors import DboxfsError
 from dboxfs.fsapi import FileSystem, ThreadsDriver
 from dboxfs.fsapi.ops import FileAsSeen
 from dboxfs.store import Kind, Location
+from dboxfs.store.indexes.in_turn import Afterwards
 from dboxfs.store.write import (
     MailboxInUse,
     NewMessage,
@@ -76,6 +77,9 @@ class _Renaming:
     ) -> list[DboxfsError | None]:
         await self._writer.rename_mailbox(mailbox, "Other")
         return [None] * len(wanted)
+
+    def confirming(self, mailbox: str, wanted: Sequence[Wanted]) -> AbstractContextManager[Afterwards | None]:
+        return nullcontext()
 
     async def name_of(
         self, mailbox: str, uid: int, there: Callable[[Iterable[int]], Sequence[int]]
