@@ -356,7 +356,8 @@ def locked_ahead(indexes: Sequence[IndexLog]) -> AbstractAsyncContextManager[Non
     """Take those locks of several logs that are free, in this order, with one hop to a worker.
 
     Inside this context :meth:`IndexLog.locked` of the same task uses these locks, and waits for the others as
-    usual.  The caller has shielded itself from cancellation.  The order is that in which the caller then locks them (PROTOCOL section 2).
+    usual.  The order is that in which the caller then locks them (PROTOCOL section 2).  The caller has
+    shielded itself from cancellation.
     """
     return locked_behind(indexes, _nothing, lambda _: True)
 
