@@ -7,7 +7,7 @@ file: it brings up a whole record by itself, and puts a copy in the place of a f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 
 import pytest
 import trio
@@ -16,6 +16,7 @@ from msgspec import Struct
 from dboxfs.errors import DboxfsError
 from dboxfs.fsapi.chain import Steps
 from dboxfs.fsapi.ops import FileAsSeen
+from dboxfs.store.indexes.in_turn import Afterwards
 from dboxfs.store.indexes.log import IndexLog
 from dboxfs.store.mdbox.container import Placed
 from dboxfs.store.mdbox.placement import Placer
@@ -121,6 +122,9 @@ class Refusing:
         self, mailbox: str, wanted: Sequence[Wanted], there: Callable[[Iterable[int]], Sequence[int]]
     ) -> list[DboxfsError | None]:
         return [Superseded("another message has the name") for _ in wanted]
+
+    def confirming(self, mailbox: str, wanted: Sequence[Wanted]) -> AbstractContextManager[Afterwards | None]:
+        return nullcontext()
 
     async def name_of(
         self, mailbox: str, uid: int, there: Callable[[Iterable[int]], Sequence[int]]
