@@ -98,6 +98,7 @@ class Writer:
     ) -> None:
         self._mnt = mnt
         self._name = name
+        self._run = f"{seed:08x}"  # a pid comes again
         self._random = random.Random(seed)
         self._there = there
         self._journal = journal
@@ -176,7 +177,7 @@ class Writer:
 
     def _number(self) -> str:
         self._count += 1
-        return f"{os.getpid()}-{self._count}"
+        return f"{self._run}-{self._count}"
 
     def _new(self) -> str:
         return f"{self._name}-{self._number()}"
