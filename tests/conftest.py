@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import dboxfs.fuse  # noqa: F401 - its hook works only if it is loaded before any test imports pyfuse3
@@ -26,6 +27,10 @@ pytest.register_assert_rewrite("tests.live.equal")
 from tests.fsapi.s3_server import FaultyServer, endpoint, served  # noqa: E402
 from tests.live.dovecot import Dovecot  # noqa: E402
 from tests.live.mounts import Mounts  # noqa: E402
+
+if not os.environ.get("DBOXFS_RANDOM"):  # what a run finds, the next one finds, too
+    hypothesis.settings.register_profile("repeatable", derandomize=True)
+    hypothesis.settings.load_profile("repeatable")
 
 _MOUNTING = ("mounted", "Mounts", "Serving", "serving", "is_mounted")
 """Helpers that make mounts; a test module that imports one of them mounts."""

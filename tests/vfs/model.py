@@ -233,6 +233,8 @@ class Model:
             writing = Writing(box, name, data, dirty=bool(data))
         was_temporary = writing.temporary
         writing.box, writing.name, writing.uid, writing.takes_place = target, new, over, True
+        if over is not None:
+            writing.behind = None  # all of the file takes the place of that message
         if writing.temporary:
             target.temporaries[new] = writing.data
         elif was_temporary and writing.dirty:

@@ -314,8 +314,12 @@ class Machine(RuleBasedStateMachine):
         assert shown == {path: self._expected(box) for path, box in self.model.boxes()}
 
     def _expected(self, box: Box) -> dict[str, tuple[int, bytes, str, str, bool]]:
-        names = box.names().items()
+        names = [(name, uid) for name, uid in box.names().items() if not self._is_being_written(box, name)]
         return {name: (uid, *self._tuple(box.messages[uid])) for name, uid in names}
+
+    def _is_being_written(self, box: Box, name: str) -> bool:
+        """Whether the name is that of an open file which is no message yet, and so leads to that file."""
+        return self.model.writing(box, name) is not None
 
     @staticmethod
     def _tuple(message: Message) -> tuple[bytes, str, str, bool]:
@@ -328,6 +332,8 @@ class Machine(RuleBasedStateMachine):
             found[path] = {}
             children = set(self.model.box(path).children)
             for name in set(await program.names(path)) - children:
+                if self._is_being_written(self.model.box(path), name):
+                    continue
                 full = f"{path}/{name}"
                 date = (await program.stat(full)).modified_ns // 10**9
                 found[path][name] = (
