@@ -58,10 +58,11 @@ class Writing:
 
 @dataclass(eq=False)
 class Box:
-    """A mailbox."""
+    """A mailbox.  ``dates``: those that temporaries were given before they were closed."""
 
     messages: dict[int, Message] = field(default_factory=dict)
     temporaries: dict[str, bytes] = field(default_factory=dict)
+    dates: dict[str, int | None] = field(default_factory=dict)
     children: dict[str, Box] = field(default_factory=dict)
     next_uid: int = 1
 
@@ -148,7 +149,8 @@ class Model:
         uid = None if name.startswith(".") else box.names().get(name)
         if name.startswith("."):
             data = box.temporaries.get(name, b"") if append else b""
-            writing = Writing(box, name, data, dirty=bool(data))
+            date = box.dates.get(name) if append and name in box.temporaries else None
+            writing = Writing(box, name, data, dirty=bool(data), date=date)
             box.temporaries[name] = data
         elif append:
             data = box.messages[uid].data if uid is not None else b""
@@ -168,7 +170,9 @@ class Model:
 
     def close(self, writing: Writing) -> None:
         self.writings.remove(writing)
-        if not writing.temporary:
+        if writing.temporary:
+            writing.box.dates[writing.name] = writing.date
+        else:
             self._commit(writing)
 
     def _commit(self, writing: Writing) -> None:
@@ -227,16 +231,16 @@ class Model:
 
     def _rename_file(self, box: Box, name: str, target: Box, new: str, writing: Writing | None) -> None:
         over = target.names().get(new)
-        data = box.temporaries.pop(name, None)
+        data, date = box.temporaries.pop(name, None), box.dates.pop(name, None)
         if writing is None:
             assert data is not None
-            writing = Writing(box, name, data, dirty=bool(data))
+            writing = Writing(box, name, data, dirty=bool(data), date=date)
         was_temporary = writing.temporary
         writing.box, writing.name, writing.uid, writing.takes_place = target, new, over, True
         if over is not None:
             writing.behind = None  # all of the file takes the place of that message
         if writing.temporary:
-            target.temporaries[new] = writing.data
+            target.temporaries[new], target.dates[new] = writing.data, writing.date
         elif was_temporary and writing.dirty:
             self._commit(writing)
             self._settled(writing, target, new)
@@ -341,4 +345,5 @@ class Model:
         self.writings.clear()
         for _, box in self.boxes():
             box.temporaries.clear()
+            box.dates.clear()
             box.messages = {uid: replace(message, fresh=False) for uid, message in box.messages.items()}

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from dboxfs.errors import DboxfsError
+from dboxfs.errors import NoSuchMailbox, NoSuchMessage
 from dboxfs.store import Folder
 from dboxfs.store.names.codec import LONGEST_NAME
 from dboxfs.store.names.of_mailbox import encode
@@ -113,14 +113,21 @@ class MaildirWishes:
         await self._view.reading.store.see(folder)
 
     async def mark_by_name(self, wanted: MaildirWish, before: Marks) -> None:
-        """The same for the message that has just got the written name *wanted*."""
+        """The same for the message that has just got the written name *wanted*.
+
+        :raises Refused: EIO: it has come, but its mailbox can't be read.
+        :raises DboxfsError, OSError: it has come, but its mailbox can't be written.
+        """
         if before == wanted.marks:
             return
         await self._names.know(wanted.folder)
         uid = self._view.reading.names.resolve(wanted.folder, wanted.inner)
         if uid is not None:
-            with suppress(DboxfsError), as_seen(wanted.folder):  # it is gone already
+            with suppress(NoSuchMessage, NoSuchMailbox), as_seen(wanted.folder):  # it is gone already
                 await self.mark(wanted.folder, uid, before, wanted.marks)
+            return
+        if wanted.folder.name in self._view.reading.store.index_errors:
+            raise Refused(errno.EIO)
 
 
 def _has_letter(word: str, shown: set[str]) -> bool:
