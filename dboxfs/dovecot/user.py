@@ -157,7 +157,11 @@ def find_user(
     dovecot = installed(config) if known is None else known[0]
     asked, alone = _ask(name, dovecot, dovecot.configuration() if known is None else known[1])
     settings = asked.settings(*_inbox_namespace(asked.configuration))
-    if dovecot.version < (2, 4) and not settings["mail_location"]:
+    needed = "mail_location" if dovecot.version < (2, 4) else "mail_driver"
+    if alone and not settings.get(needed):
+        what = f"Dovecot's configuration has no {needed}, and its userdb was not asked"
+        raise NoSuchStore(f"{name}: {what}: {alone}; is Dovecot running?")
+    if needed == "mail_location" and not settings[needed]:
         raise NoSuchStore(f"{name}: neither Dovecot's configuration nor its userdb has a mail_location")
     return FoundUser(asked.user, dovecot.version, settings, alone, asked)
 

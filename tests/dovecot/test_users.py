@@ -195,3 +195,23 @@ def test_without_any_dovecot_a_user_is_one_line(run: Run, monkeypatch: pytest.Mo
 @pytest.mark.dovecot
 def test_the_version_is_that_of_the_installed_dovecot(dovecot_daemon: Dovecot) -> None:
     assert installed().version == dovecot_daemon.dialect.version
+
+
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[Account]:
+    """A user whom only the running Dovecot knows (passwd-file), and whose Dovecot does not run any more."""
+    with Dovecot() as daemon:
+        account = daemon.account("mdbox:~/m")
+        account.save(b"Subject: x\n\n")
+        daemon.stop()
+        yield account
+
+
+def test_a_user_whom_only_a_running_dovecot_knows_is_one_line_when_it_does_not_run(
+    stopped: Account, run: Run
+) -> None:
+    status, lines, errors = run("info", *asked(stopped))
+    assert (status, lines, len(errors)) == (EXIT_STORE, [], 1)
+    assert f"dboxfs: {stopped.name}: " in errors[0]
+    assert "its userdb was not asked: " in errors[0]
+    assert "auth-userdb" in errors[0]
